@@ -1,0 +1,238 @@
+//! The kernels of this project against their plain definitions, one core unless it says otherwise.
+
+use std::{hint::black_box, time::Duration};
+
+use retort_kernels::{
+    Execution, Isa, PackedAttention, PackedHidden, Pooling, RayonPool, Strided,
+    attention::{attention, attention_plain},
+    normalize::l2_normalize,
+    pooling::{pool, pool_plain},
+};
+
+use crate::{
+    measure::{Outcome, Ratio, Side, Table, Targets, interleave, median, runs_per_second},
+    subject::Subject,
+};
+
+const ROUNDS: usize = 5;
+const SLICE: Duration = Duration::from_millis(60);
+
+/// Heads and values per head: those of BGE-M3 and its like, and those of MiniLM.
+const HEADS: [(usize, usize); 2] = [(16, 64), (12, 32)];
+const LENGTHS: [usize; 4] = [32, 128, 512, 2048];
+/// The definition is written to be read; beyond this length it would take minutes.
+const PLAIN_TOKENS_MAX: usize = 512;
+
+/// Runs all kernels.
+pub fn run(_subject: &Subject, _targets: &mut Targets) -> Outcome {
+    attention_table()?;
+    pooling_table()?;
+    normalize_table()
+}
+
+fn attention_table() -> Outcome {
+    let isa = Isa::detect();
+    let alone = Execution::sequential(isa);
+    let together = Execution {
+        isa,
+        parallel: &RayonPool,
+    };
+    let mut table = Table::new(
+        format!(
+            "### Attention over one sequence, fast path on {}",
+            isa.name()
+        ),
+        &[
+            "heads × size, tokens",
+            "GFLOP/s",
+            "all cores",
+            "plain",
+            "fast / plain",
+        ],
+    );
+    for (num_heads, head_size) in HEADS {
+        for tokens in LENGTHS {
+            let case = AttentionCase::new(num_heads, head_size, tokens);
+            let args = case.args();
+            let (mut out, mut shared, mut plain) = (case.out(), case.out(), case.out());
+            let slow = tokens > PLAIN_TOKENS_MAX;
+            let sides: [Side<'_>; 3] = [
+                Box::new(|| runs_per_second(SLICE, || Ok(attention(&args, alone, &mut out)?))),
+                Box::new(|| {
+                    runs_per_second(SLICE, || Ok(attention(&args, together, &mut shared)?))
+                }),
+                Box::new(|| {
+                    if slow {
+                        return Ok(f64::NAN);
+                    }
+                    runs_per_second(SLICE, || Ok(attention_plain(&args, &mut plain)?))
+                }),
+            ];
+            let [fast, all_cores, definition] = interleave(ROUNDS, sides)?;
+            let gigaflops =
+                |series: &[f64]| format!("{:.1}", median(series) * case.operations() / 1e9);
+            let (plain, ratio) = match slow {
+                true => ("–".to_owned(), "–".to_owned()),
+                false => (
+                    format!("{:.2}", median(&definition) * case.operations() / 1e9),
+                    format!("{:.0}×", Ratio::of(&fast, &definition).median),
+                ),
+            };
+            table.row(
+                format!("{num_heads} × {head_size}, {tokens}"),
+                [gigaflops(&fast), gigaflops(&all_cores), plain, ratio],
+            );
+        }
+    }
+    table.print();
+    Ok(())
+}
+
+/// Queries, keys and values of one sequence.
+struct AttentionCase {
+    values: [Vec<f32>; 3],
+    cu_seqlens: [i32; 2],
+    num_heads: usize,
+    head_size: usize,
+}
+
+impl AttentionCase {
+    fn new(num_heads: usize, head_size: usize, tokens: usize) -> Self {
+        let values = [1, 2, 3].map(|seed| numbers(seed, tokens * num_heads * head_size));
+        Self {
+            values,
+            cu_seqlens: [0, tokens as i32],
+            num_heads,
+            head_size,
+        }
+    }
+
+    fn args(&self) -> PackedAttention<'_> {
+        let width = self.num_heads * self.head_size;
+        let [query, key, value] = &self.values;
+        PackedAttention {
+            query: Strided::contiguous(query, width),
+            key: Strided::contiguous(key, width),
+            value: Strided::contiguous(value, width),
+            cu_seqlens: &self.cu_seqlens,
+            num_heads: self.num_heads,
+            head_size: self.head_size,
+            scale: 1.0 / (self.head_size as f32).sqrt(),
+        }
+    }
+
+    fn out(&self) -> Vec<f32> {
+        vec![0.0; self.values[0].len()]
+    }
+
+    /// Both matrix products; the softmax between them is not counted.
+    fn operations(&self) -> f64 {
+        let tokens = f64::from(self.cu_seqlens[1]);
+        4.0 * tokens * tokens * (self.num_heads * self.head_size) as f64
+    }
+}
+
+fn pooling_table() -> Outcome {
+    // Two batches of 256 tokens and a long text.
+    const SHAPES: [(&str, usize, usize, usize); 3] = [
+        ("16 × 16", 16, 16, 384),
+        ("1 × 256", 1, 256, 384),
+        ("1 × 8192", 1, 8192, 1024),
+    ];
+    let execution = Execution::sequential(Isa::detect());
+    let mut table = Table::new(
+        "### Pooling",
+        &[
+            "kind, texts × tokens, hidden size",
+            "µs",
+            "GB/s",
+            "plain µs",
+            "fast / plain",
+        ],
+    );
+    for (name, texts, tokens, hidden_size) in SHAPES {
+        let hidden = numbers(4, texts * tokens * hidden_size);
+        let cu_seqlens: Vec<i32> = (0..=texts).map(|at| (at * tokens) as i32).collect();
+        let packed = PackedHidden {
+            hidden: &hidden,
+            hidden_size,
+            cu_seqlens: &cu_seqlens,
+        };
+        let mut outs = [0, 1].map(|_| vec![0.0; texts * hidden_size]);
+        for pooling in Pooling::ALL {
+            let [out, plain] = &mut outs;
+            let sides: [Side<'_>; 2] = [
+                Box::new(|| runs_per_second(SLICE, || Ok(pool(pooling, &packed, execution, out)?))),
+                Box::new(|| runs_per_second(SLICE, || Ok(pool_plain(pooling, &packed, plain)?))),
+            ];
+            let [fast, definition] = interleave(ROUNDS, sides)?;
+            let rate = median(&fast);
+            let read = match pooling {
+                Pooling::Cls | Pooling::LastToken => texts * hidden_size,
+                _ => hidden.len(),
+            };
+            table.row(
+                format!("{pooling}, {name}, {hidden_size}"),
+                [
+                    format!("{:.2}", 1e6 / rate),
+                    format!("{:.1}", rate * (read * size_of::<f32>()) as f64 / 1e9),
+                    format!("{:.2}", 1e6 / median(&definition)),
+                    format!("{:.1}×", Ratio::of(&fast, &definition).median),
+                ],
+            );
+        }
+    }
+    table.print();
+    Ok(())
+}
+
+fn normalize_table() -> Outcome {
+    let mut table = Table::new(
+        "### Normalising one vector",
+        &["dimensions", "ns", "plain ns", "fast / plain"],
+    );
+    for dimensions in [384, 1024] {
+        let vector = numbers(5, dimensions);
+        let mut vectors = [vector.clone(), vector];
+        let [fast, plain] = &mut vectors;
+        let sides: [Side<'_>; 2] = [
+            Box::new(|| runs_per_second(SLICE, || Ok(l2_normalize(black_box(fast))?))),
+            Box::new(|| {
+                runs_per_second(SLICE, || {
+                    normalize_plain(black_box(plain));
+                    Ok(())
+                })
+            }),
+        ];
+        let [fast, plain] = interleave(ROUNDS, sides)?;
+        table.row(
+            dimensions.to_string(),
+            [
+                format!("{:.0}", 1e9 / median(&fast)),
+                format!("{:.0}", 1e9 / median(&plain)),
+                format!("{:.1}×", Ratio::of(&fast, &plain).median),
+            ],
+        );
+    }
+    table.print();
+    Ok(())
+}
+
+/// Division by the length, summed one square after the other.
+fn normalize_plain(vector: &mut [f32]) {
+    let squares: f64 = vector.iter().map(|&value| f64::from(value).powi(2)).sum();
+    let length = squares.sqrt();
+    for value in vector {
+        *value = (f64::from(*value) / length) as f32;
+    }
+}
+
+/// Numbers between -1 and 1 that a seed fixes.
+fn numbers(seed: u32, count: usize) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}

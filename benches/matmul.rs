@@ -1,0 +1,143 @@
+//! The rate at which this machine multiplies fp32 matrices in ONNX Runtime: the ceiling of a model
+//! that is computed in fp32. One session with one `Gemm` and one thread on each core.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use ort::{
+    editor::{Graph, Model, Node, ONNX_DOMAIN, Opset},
+    memory::Allocator,
+    operator::Attribute,
+    session::{Session, builder::SessionBuilder},
+    value::{Outlet, Shape, SymbolicDimensions, Tensor, TensorElementType, TensorRef, ValueType},
+};
+use retort_models::Runtime;
+
+use crate::measure::{Outcome, processor};
+
+/// A product of `[rows, inner]` and `[outer, inner]` transposed, as a linear layer computes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Tokens.
+    pub rows: usize,
+    /// Values that go in per token.
+    pub inner: usize,
+    /// Values that come out per token.
+    pub outer: usize,
+}
+
+impl Product {
+    fn operations(self) -> f64 {
+        2.0 * self.rows as f64 * self.inner as f64 * self.outer as f64
+    }
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, inner, outer } = self;
+        write!(f, "[{rows}, {inner}] × [{inner}, {outer}]")
+    }
+}
+
+/// Sessions that do nothing but one product, one a core.
+pub struct Matmul {
+    product: Product,
+    sessions: Vec<Session>,
+    left: Vec<f32>,
+}
+
+impl Matmul {
+    /// Builds the sessions.
+    pub fn new(runtime: &Runtime, product: Product) -> Outcome<Self> {
+        let sessions: Outcome<_> = (0..processor::cores())
+            .map(|_| session(runtime, product))
+            .collect();
+        let left = numbers(product.rows * product.inner).collect();
+        Ok(Self {
+            product,
+            sessions: sessions?,
+            left,
+        })
+    }
+
+    /// Runs on all cores at once for about `time`, and returns operations per second.
+    pub fn run(&mut self, time: Duration) -> Outcome<f64> {
+        let shape = [self.product.rows, self.product.inner];
+        let left = &self.left[..];
+        let work = |session: &mut Session| -> Result<f64, String> {
+            let started = Instant::now();
+            let mut products = 0.0;
+            while started.elapsed() < time {
+                let left = TensorRef::from_array_view((shape, left));
+                let left = left.map_err(|error| error.to_string())?;
+                session
+                    .run(ort::inputs!["x" => left])
+                    .map_err(|error| error.to_string())?;
+                products += 1.0;
+            }
+            Ok(products / started.elapsed().as_secs_f64())
+        };
+        let rates: Result<Vec<f64>, String> = std::thread::scope(|scope| {
+            let sessions = self.sessions.iter_mut();
+            let threads: Vec<_> = sessions
+                .map(|session| scope.spawn(move || work(session)))
+                .collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<f64, String>>| {
+                thread
+                    .join()
+                    .map_err(|_| "a matmul thread panicked".to_owned())?
+            };
+            threads.into_iter().map(join).collect()
+        });
+        Ok(rates?.iter().sum::<f64>() * self.product.operations())
+    }
+}
+
+/// A model of one `Gemm` whose weights are constants, which ONNX Runtime packs when it loads them.
+fn session(runtime: &Runtime, product: Product) -> Outcome<Session> {
+    let Product { rows, inner, outer } = product;
+    let border = |name: &str, shape: [usize; 2]| {
+        let shape = Shape::new(shape.map(|length| length as i64));
+        let dimension_symbols = SymbolicDimensions::empty(2);
+        let ty = TensorElementType::Float32;
+        Outlet::new(
+            name,
+            ValueType::Tensor {
+                ty,
+                shape,
+                dimension_symbols,
+            },
+        )
+    };
+    let mut weight = Tensor::<f32>::new(&Allocator::default(), [outer as i64, inner as i64])?;
+    let (_, values) = weight.extract_tensor_mut();
+    values
+        .iter_mut()
+        .zip(numbers(outer * inner))
+        .for_each(|(value, number)| *value = number);
+
+    let mut graph = Graph::new()?;
+    graph.set_inputs([border("x", [rows, inner])])?;
+    graph.set_outputs([border("y", [rows, outer])])?;
+    graph.add_initializer("weight", weight, false)?;
+    let transposed = Attribute::new("transB", 1_i64)?;
+    graph.add_node(Node::new(
+        "Gemm",
+        ONNX_DOMAIN,
+        "gemm",
+        ["x", "weight"],
+        ["y"],
+        [transposed],
+    )?)?;
+    let mut model = Model::new([Opset::new(ONNX_DOMAIN, 20)?])?;
+    model.set_graph(graph)?;
+    let options = SessionBuilder::new(runtime.environment())?.with_intra_threads(1)?;
+    Ok(model.into_session(&options)?)
+}
+
+/// Numbers between -0.5 and 0.5, so that no product becomes denormal or infinite.
+fn numbers(count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(|at| (at.wrapping_mul(2_654_435_761) % 1009) as f32 / 1009.0 - 0.5)
+}

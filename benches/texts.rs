@@ -1,0 +1,89 @@
+//! Texts to embed, made of common English words in a random order that a seed fixes.
+//! They read like nothing, but their words, lengths and subword counts are those of real ones.
+
+use crate::{measure::Outcome, subject::Subject};
+
+/// Short and long, one token and several.
+const WORDS: &str = "the of and to in a is that for it as was with be by on not he his but at are \
+    this have from or had an they which one you were her all she there would their we him been \
+    has when who will more no if out so said what up its about into than them can only other new \
+    some could time these two may then do first any my now such like our over man me even most \
+    made after also did many before must through back years where much your way well down should \
+    because each just those people how too little state good very make world still own see men \
+    work long get here between both life being under never day same another know while last might \
+    us great old year off come since against go came right used take three retrieval embedding \
+    semantic document query passage ranking relevance corpus index vector database benchmark \
+    throughput latency concurrency tokenization transformer attention quantization normalization \
+    photosynthesis mitochondria antidepressant electrocardiogram cryptocurrency biodiversity \
+    jurisprudence hyperparameter telecommunications misunderstanding unbelievable straightforward \
+    microservice refrigerator accountability overwhelmingly counterintuitive interdisciplinary";
+
+/// Words that every BERT vocabulary has as one token, to end a text on an exact length.
+const FILLER: &str = "the";
+
+/// A source of texts; the same seed gives the same ones.
+pub struct Texts {
+    words: Vec<&'static str>,
+    state: u64,
+}
+
+impl Texts {
+    /// Starts at a seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            words: WORDS.split_whitespace().collect(),
+            state: seed,
+        }
+    }
+
+    /// So many words.
+    pub fn words(&mut self, count: usize) -> String {
+        let words: Vec<&str> = (0..count).map(|_| self.word()).collect();
+        words.join(" ")
+    }
+
+    /// Texts of 8 to 128 words, every length as likely as another.
+    pub fn mix(&mut self, count: usize) -> Vec<String> {
+        (0..count)
+            .map(|_| {
+                let words = 8 + self.below(121);
+                self.words(words)
+            })
+            .collect()
+    }
+
+    /// A text that is exactly so many tokens long, special tokens included.
+    pub fn exactly(&mut self, tokens: usize, subject: &Subject) -> Outcome<String> {
+        let special = subject.model.tokenizer().special_tokens();
+        let mut left = tokens
+            .checked_sub(special)
+            .ok_or("too short for the special tokens")?;
+        let mut words = Vec::new();
+        while left > 0 {
+            let word = if left < 8 { FILLER } else { self.word() };
+            left = left.saturating_sub(subject.tokens(word)? - special);
+            words.push(word);
+        }
+        let text = words.join(" ");
+        let found = subject.tokens(&text)?;
+        if found == tokens {
+            Ok(text)
+        } else {
+            Err(format!("a text made for {tokens} tokens has {found}").into())
+        }
+    }
+
+    fn word(&mut self) -> &'static str {
+        let at = self.below(self.words.len());
+        self.words[at]
+    }
+
+    /// SplitMix64 (Steele et al. 2014), cut to a range.
+    fn below(&mut self, bound: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+}

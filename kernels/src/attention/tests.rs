@@ -1,0 +1,301 @@
+use super::*;
+use crate::{Isa, Parallel, RayonPool};
+use proptest::prelude::*;
+
+/// Queries, keys and values side by side, as one projection would leave them.
+struct Case {
+    qkv: Vec<f32>, // [tokens, 3 * num_heads * head_size]
+    cu_seqlens: Vec<i32>,
+    num_heads: usize,
+    head_size: usize,
+    scale: f32,
+}
+
+impl Case {
+    fn new(lengths: &[usize], num_heads: usize, head_size: usize, mut seed: u64) -> Self {
+        let mut cu_seqlens = vec![0];
+        for &length in lengths {
+            cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length as i32);
+        }
+        let tokens: usize = lengths.iter().sum();
+        // Uniform between -2 and 2, so that scores of a head of 64 spread over about +-10.
+        let mut next = || {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963);
+            (seed >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+        };
+        let qkv = (0..tokens * 3 * num_heads * head_size)
+            .map(|_| next())
+            .collect();
+        let scale = 1.0 / (head_size as f32).sqrt();
+        Self {
+            qkv,
+            cu_seqlens,
+            num_heads,
+            head_size,
+            scale,
+        }
+    }
+
+    fn args(&self) -> PackedAttention<'_> {
+        let width = self.num_heads * self.head_size;
+        let part = |i: usize| Strided {
+            values: self.qkv.get(i * width..).unwrap_or(&[]),
+            stride: 3 * width,
+        };
+        PackedAttention {
+            query: part(0),
+            key: part(1),
+            value: part(2),
+            cu_seqlens: &self.cu_seqlens,
+            num_heads: self.num_heads,
+            head_size: self.head_size,
+            scale: self.scale,
+        }
+    }
+
+    fn plain(&self) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.qkv.len() / 3];
+        attention_plain(&self.args(), &mut out).unwrap();
+        out
+    }
+
+    fn fast(&self, isa: Isa) -> Vec<f32> {
+        self.run(Execution::sequential(isa))
+    }
+
+    fn run(&self, execution: Execution<'_>) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.qkv.len() / 3];
+        attention(&self.args(), execution, &mut out).unwrap();
+        out
+    }
+}
+
+/// The largest difference, NaN when one has NaN.
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |most, (a, b)| {
+        let difference = (a - b).abs();
+        if difference > most || difference.is_nan() {
+            difference
+        } else {
+            most
+        }
+    })
+}
+
+/// Relative to the largest value, which is 2 here.
+const TOLERANCE: f32 = 2e-6;
+
+fn assert_is_the_definition(case: &Case) {
+    let plain = case.plain();
+    for isa in Isa::available() {
+        let found = difference(&plain, &case.fast(isa));
+        let shape = (&case.cu_seqlens, case.num_heads, case.head_size);
+        assert!(
+            found <= 2.0 * TOLERANCE,
+            "{} {shape:?}: {found:e}",
+            isa.name()
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_fast_version_is_the_definition(
+        lengths in proptest::collection::vec(0usize..90, 0..5),
+        num_heads in 1usize..4,
+        head_size in 1usize..100,
+        seed in any::<u64>(),
+    ) {
+        assert_is_the_definition(&Case::new(&lengths, num_heads, head_size, seed));
+    }
+}
+
+#[test]
+fn head_sizes_in_use_and_chunk_borders_are_the_definition() {
+    for head_size in [8, 24, 32, 40, 64, 80, 96, 128, 160, 256] {
+        assert_is_the_definition(&Case::new(&[1, 70], 2, head_size, 3));
+    }
+    for length in [15, 16, 17, 191, 192, 193, 255, 256, 257, 511, 512, 513, 800] {
+        assert_is_the_definition(&Case::new(&[length], 1, 32, 5));
+    }
+}
+
+#[test]
+fn two_tokens_by_hand() {
+    // Scores ln 3 and 0 for both tokens, so the weights are 3/4 and 1/4.
+    let ln3 = 3f32.ln();
+    let qkv = [1.0, ln3, 8.0, 1.0, 0.0, 4.0];
+    let case = Case {
+        qkv: qkv.to_vec(),
+        cu_seqlens: vec![0, 2],
+        num_heads: 1,
+        head_size: 1,
+        scale: 1.0,
+    };
+    assert_eq!(case.plain(), [7.0, 7.0]);
+    for isa in Isa::available() {
+        assert!(difference(&case.fast(isa), &[7.0, 7.0]) <= 7.0 * TOLERANCE);
+    }
+}
+
+/// Runs the tasks backwards, two at a time from both ends.
+struct Backwards;
+
+impl Parallel for Backwards {
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
+        (0..tasks).rev().for_each(task);
+        Ok(())
+    }
+}
+
+#[test]
+fn alone_or_in_a_batch_the_bits_are_the_same() {
+    let lengths = [5, 300, 16, 1, 0, 77, 1000];
+    let batch = Case::new(&lengths, 4, 48, 11);
+    let width = 4 * 48;
+    for isa in Isa::available() {
+        let together = batch.fast(isa);
+        for parallel in [&RayonPool as &dyn Parallel, &Backwards] {
+            assert_eq!(together, batch.run(Execution { isa, parallel }));
+        }
+        for tokens in CuSeqlens::new(&batch.cu_seqlens, lengths.iter().sum())
+            .unwrap()
+            .ranges()
+        {
+            let alone = Case {
+                qkv: batch.qkv[tokens.start * 3 * width..tokens.end * 3 * width].to_vec(),
+                cu_seqlens: vec![0, tokens.len() as i32],
+                ..Case::new(&[], 4, 48, 0)
+            };
+            assert_eq!(
+                together[tokens.start * width..tokens.end * width],
+                alone.fast(isa)
+            );
+        }
+    }
+}
+
+#[test]
+fn equal_queries_give_equal_rows_wherever_they_stand() {
+    let mut case = Case::new(&[401], 1, 64, 2);
+    let query = case.qkv[..64].to_vec();
+    for row in case.qkv.chunks_exact_mut(3 * 64) {
+        row[..64].copy_from_slice(&query);
+    }
+    for isa in Isa::available() {
+        let out = case.fast(isa);
+        assert!(
+            out.chunks_exact(64).all(|row| *row == out[..64]),
+            "{}",
+            isa.name()
+        );
+    }
+}
+
+#[test]
+fn large_scores_do_not_overflow() {
+    let mut case = Case::new(&[300], 1, 64, 9);
+    case.scale = 1e3;
+    // Scores reach thousands, where their own rounding is about 1e-3: only one key counts.
+    let plain = case.plain();
+    for isa in Isa::available() {
+        let found = case.fast(isa);
+        assert!(found.iter().all(|value| value.is_finite()));
+        assert!(difference(&plain, &found) < 1e-1, "{}", isa.name());
+    }
+    case.scale = -0.125;
+    assert_is_the_definition(&case);
+    case.scale = 0.0;
+    assert_is_the_definition(&case);
+}
+
+#[test]
+fn nan_stays_in_its_sequence_and_is_not_hidden() {
+    for part in 0..3 {
+        let mut case = Case::new(&[20, 300, 20], 1, 32, 4);
+        case.qkv[100 * 96 + part * 32] = f32::NAN;
+        for isa in Isa::available() {
+            let (plain, fast) = (case.plain(), case.fast(isa));
+            for (row, (plain, fast)) in plain.chunks(32).zip(fast.chunks(32)).enumerate() {
+                for (plain, fast) in plain.iter().zip(fast) {
+                    let same = plain.is_nan() == fast.is_nan();
+                    assert!(same, "{} part {part} row {row}: {plain} {fast}", isa.name());
+                }
+                assert!((20..320).contains(&row) || fast.iter().all(|value| value.is_finite()));
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let case = Case::new(&[3, 4], 2, 8, 1);
+    let check = |args: PackedAttention<'_>, len: usize, expected: KernelError| {
+        let mut out = vec![0.0; len];
+        assert_eq!(attention_plain(&args, &mut out), Err(expected.clone()));
+        let execution = Execution::sequential(Isa::detect());
+        assert_eq!(attention(&args, execution, &mut out), Err(expected));
+    };
+    let args = case.args();
+    let rule = "at least `1`";
+    check(
+        PackedAttention {
+            num_heads: 0,
+            ..args
+        },
+        112,
+        KernelError::Size {
+            name: "num_heads",
+            found: 0,
+            rule,
+        },
+    );
+    check(
+        PackedAttention {
+            head_size: 0,
+            ..args
+        },
+        112,
+        KernelError::Size {
+            name: "head_size",
+            found: 0,
+            rule,
+        },
+    );
+    check(
+        PackedAttention {
+            scale: f32::INFINITY,
+            ..args
+        },
+        112,
+        KernelError::Scale {
+            found: f32::INFINITY,
+        },
+    );
+    check(
+        args,
+        111,
+        KernelError::Length {
+            name: "out",
+            found: 111,
+            expected: 112,
+        },
+    );
+    check(args, 96, KernelError::CuSeqlensEnd { last: 7, tokens: 6 });
+    let short = Strided {
+        values: &case.qkv[..300],
+        stride: 48,
+    };
+    check(
+        PackedAttention { key: short, ..args },
+        112,
+        KernelError::Length {
+            name: "key",
+            found: 300,
+            expected: 304,
+        },
+    );
+}

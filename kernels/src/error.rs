@@ -1,0 +1,170 @@
+//! What can be wrong with the arguments of a kernel, said for people.
+
+use std::error::Error;
+use std::fmt;
+
+/// Why a kernel refused its arguments. Nothing was written to the output, unless it says so.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KernelError {
+    /// `cu_seqlens` has no entries at all; even an empty batch has the entry `0`.
+    CuSeqlensEmpty,
+    /// `cu_seqlens` does not begin with `0`.
+    CuSeqlensStart {
+        /// The entry found instead.
+        first: i32,
+    },
+    /// An entry of `cu_seqlens` is smaller than the one before it.
+    CuSeqlensDecrease {
+        /// Which sequence would have a negative length, counted from 0.
+        sequence: usize,
+        /// Where it begins.
+        start: i32,
+        /// Where it ends.
+        end: i32,
+    },
+    /// `cu_seqlens` does not end at the number of tokens.
+    CuSeqlensEnd {
+        /// The last entry.
+        last: i32,
+        /// How many tokens there are.
+        tokens: usize,
+    },
+    /// A sequence without tokens, which has no pooled vector.
+    EmptySequence {
+        /// Which sequence, counted from 0.
+        sequence: usize,
+    },
+    /// A buffer whose length does not follow from the shape.
+    Length {
+        /// Name of the buffer.
+        name: &'static str,
+        /// How many values it holds.
+        found: usize,
+        /// How many it must hold.
+        expected: usize,
+    },
+    /// A size or a stride that makes no sense.
+    Size {
+        /// Name of the argument.
+        name: &'static str,
+        /// Its value.
+        found: usize,
+        /// What it must be, as the end of the sentence "it must be …".
+        rule: &'static str,
+    },
+    /// A scale that is not a finite number.
+    Scale {
+        /// The value found.
+        found: f32,
+    },
+    /// A pooling name that is none of [`Pooling::ALL`](crate::Pooling::ALL).
+    UnknownPooling {
+        /// The name found.
+        name: String,
+    },
+    /// A vector cut to more dimensions than it has, or to none.
+    Dimensions {
+        /// How many were asked for.
+        asked: usize,
+        /// How many there are.
+        available: usize,
+    },
+    /// A vector that cannot be normalised.
+    Row(RowFault),
+    /// The thread pool of the caller failed; the output is incomplete.
+    Parallel {
+        /// What the pool said.
+        message: String,
+    },
+}
+
+/// Why a vector has no direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFault {
+    /// It contains NaN or an infinity.
+    NonFinite,
+    /// All its values are zero.
+    ZeroNorm,
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CuSeqlensEmpty => {
+                write!(
+                    f,
+                    "`cu_seqlens` is empty; it needs one entry more than sequences, first `0`"
+                )
+            }
+            Self::CuSeqlensStart { first } => {
+                write!(f, "`cu_seqlens` starts at `{first}`; it must start at `0`")
+            }
+            Self::CuSeqlensDecrease {
+                sequence,
+                start,
+                end,
+            } => write!(
+                f,
+                "sequence `{sequence}` starts at token `{start}` and ends at `{end}`; \
+                 `cu_seqlens` must never decrease"
+            ),
+            Self::CuSeqlensEnd { last, tokens } => write!(
+                f,
+                "`cu_seqlens` ends at `{last}` but there are `{tokens}` tokens; \
+                 its last entry must be the number of tokens"
+            ),
+            Self::EmptySequence { sequence } => write!(
+                f,
+                "sequence `{sequence}` has no tokens; pooling needs at least one per sequence"
+            ),
+            Self::Length {
+                name,
+                found,
+                expected,
+            } => {
+                write!(
+                    f,
+                    "`{name}` holds `{found}` values; its shape asks for `{expected}`"
+                )
+            }
+            Self::Size { name, found, rule } => {
+                write!(f, "`{name}` is `{found}`; it must be {rule}")
+            }
+            Self::Scale { found } => write!(f, "`scale` is `{found}`; it must be a finite number"),
+            Self::UnknownPooling { name } => {
+                let known: Vec<&str> = crate::Pooling::ALL.iter().map(|p| p.name()).collect();
+                write!(
+                    f,
+                    "unknown pooling `{name}`; use one of `{}`",
+                    known.join("`, `")
+                )
+            }
+            Self::Dimensions { asked, available } => write!(
+                f,
+                "cannot cut a vector of `{available}` dimensions to `{asked}`; \
+                 ask for 1 to `{available}`"
+            ),
+            Self::Row(fault) => write!(f, "{fault}"),
+            Self::Parallel { message } => write!(f, "the thread pool failed: {message}"),
+        }
+    }
+}
+
+impl Error for KernelError {}
+
+impl From<RowFault> for KernelError {
+    fn from(fault: RowFault) -> Self {
+        Self::Row(fault)
+    }
+}
+
+impl fmt::Display for RowFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NonFinite => write!(f, "the vector contains NaN or an infinity"),
+            Self::ZeroNorm => write!(f, "all values of the vector are zero"),
+        }
+    }
+}
+
+impl Error for RowFault {}

@@ -1,0 +1,25 @@
+//! Arithmetic that ONNX Runtime lacks: packed attention, pooling, normalisation.
+//!
+//! Everything works on packed batches: the tokens of all sequences one after the other, and
+//! `cu_seqlens` says where each begins. The crate knows no model and no checkpoint.
+
+pub mod pooling;
+
+pub mod attention;
+
+pub mod normalize;
+
+pub mod operator;
+
+pub mod dispatch;
+
+mod error;
+mod packed;
+mod parallel;
+
+pub use attention::PackedAttention;
+pub use dispatch::{Execution, Isa};
+pub use error::{KernelError, RowFault};
+pub use packed::{CuSeqlens, PackedHidden, Strided};
+pub use parallel::{Parallel, RayonPool, Sequential};
+pub use pooling::Pooling;

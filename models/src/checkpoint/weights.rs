@@ -1,0 +1,288 @@
+//! Tensors of a checkpoint, memory-mapped: one safetensors file or several with an index.
+//! Format: <https://github.com/huggingface/safetensors#format>.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use super::json;
+use crate::error::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// All tensors of a checkpoint, by name. Nothing is read from disk until it is used.
+#[derive(Debug)]
+pub struct Weights {
+    dir: PathBuf,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// One tensor in a mapped file.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    file: Arc<MappedFile>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+#[derive(Debug)]
+struct MappedFile {
+    // With symbolic links resolved, as ONNX Runtime will look at it.
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// The values of a tensor in 32-bit floating point, and what keeps them alive.
+#[derive(Debug)]
+pub enum F32Values {
+    /// Used where they lie in the file.
+    Mapped(Tensor),
+    /// Converted from a narrower type, or copied because the file has them misaligned.
+    Owned(Vec<f32>),
+}
+
+impl Weights {
+    /// Finds and maps the weights of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when there are none in safetensors form, or a header is malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut weights = Self {
+            dir: dir.to_owned(),
+            tensors: HashMap::new(),
+        };
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        if single.exists() {
+            weights.add_file(&single)?;
+        } else if index.exists() {
+            for shard in shards(&index)? {
+                weights.add_file(&dir.join(shard))?;
+            }
+        } else if dir.join("pytorch_model.bin").exists() {
+            return Err(Error::checkpoint(
+                &dir.join("pytorch_model.bin"),
+                format!("is a Python pickle, which is not read; convert it to `{SINGLE}`"),
+            ));
+        } else {
+            return Err(Error::checkpoint(
+                dir,
+                format!("has no `{SINGLE}` and no `{INDEX}`"),
+            ));
+        }
+        Ok(weights)
+    }
+
+    /// A tensor of this name, if there is one.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// The names of all tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The directory the weights come from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let unreadable = |error: std::io::Error| Error::checkpoint(path, error.to_string());
+        let file = File::open(path).map_err(unreadable)?;
+        // SAFETY: the map is private and read-only. As with every memory map, nobody may truncate
+        // or rewrite the file while the process runs; checkpoints are replaced by renaming.
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        if let Some(pointer) = git_lfs_pointer(&map) {
+            return Err(Error::checkpoint(path, pointer));
+        }
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            let length = map.len();
+            Error::checkpoint(path, format!("not safetensors ({length} bytes): {error}"))
+        })?;
+        let data = header + size_of::<u64>();
+        let file = Arc::new(MappedFile {
+            path: path.canonicalize().map_err(unreadable)?,
+            map,
+        });
+        for (name, info) in metadata.tensors() {
+            let tensor = Tensor {
+                file: Arc::clone(&file),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: data + info.data_offsets.0..data + info.data_offsets.1,
+            };
+            if self.tensors.insert(name.clone(), tensor).is_some() {
+                return Err(Error::checkpoint(
+                    path,
+                    format!("repeats the tensor `{name}`"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tensor {
+    /// Lengths of the axes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The element type, as PyTorch names it where it does (`float32`, `bfloat16`).
+    pub fn dtype(&self) -> String {
+        match self.dtype {
+            Dtype::F32 => "float32".to_owned(),
+            Dtype::F16 => "float16".to_owned(),
+            Dtype::BF16 => "bfloat16".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes in the file.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The file it is in, symbolic links resolved.
+    pub fn file(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Where its bytes are in the file, when they are 32-bit floating point; else `None`.
+    pub fn f32_range(&self) -> Option<Range<usize>> {
+        (self.dtype == Dtype::F32).then(|| self.bytes.clone())
+    }
+
+    /// Size of the file it is in.
+    pub fn file_len(&self) -> usize {
+        self.file.map.len()
+    }
+
+    /// The values in 32-bit floating point, without a copy where the file already has them so.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` for a type that is not a plain floating-point type.
+    pub fn to_f32(&self) -> Result<F32Values> {
+        let data = &self.file.map[self.bytes.clone()];
+        match self.dtype {
+            Dtype::F32 if as_f32(data).is_some() => Ok(F32Values::Mapped(self.clone())),
+            Dtype::F32 => {
+                let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                Ok(F32Values::Owned(data.chunks_exact(4).map(value).collect()))
+            }
+            Dtype::F16 => Ok(F32Values::Owned(widen(data, half::f16::from_le_bytes))),
+            Dtype::BF16 => Ok(F32Values::Owned(widen(data, half::bf16::from_le_bytes))),
+            _ => Err(Error::Unsupported(format!(
+                "`{}`: a weight has type `{:?}`; known are `F32`, `F16` and `BF16`",
+                self.file.path.display(),
+                self.dtype
+            ))),
+        }
+    }
+
+    /// Tells the kernel that the pages of this tensor need not stay in memory. They are read from
+    /// the file again when somebody touches them.
+    pub(crate) fn release_pages(&self) {
+        // Whole pages only: the neighbours may be in use.
+        const PAGE: usize = 4096;
+        let start = self.bytes.start.next_multiple_of(PAGE);
+        let end = self.bytes.end / PAGE * PAGE;
+        if end > start {
+            #[cfg(unix)]
+            // SAFETY: the map is read-only and backed by the file, so dropped pages come back with
+            // the same contents.
+            let _ = unsafe {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                self.file
+                    .map
+                    .unchecked_advise_range(advice, start, end - start)
+            };
+        }
+    }
+}
+
+impl F32Values {
+    /// The values, row by row.
+    pub fn as_slice(&self) -> &[f32] {
+        match self {
+            Self::Mapped(tensor) => {
+                as_f32(&tensor.file.map[tensor.bytes.clone()]).unwrap_or_default()
+            }
+            Self::Owned(values) => values,
+        }
+    }
+}
+
+/// Views bytes as numbers; `None` when they do not lie on a boundary of four.
+fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
+    // SAFETY: every bit pattern is a valid `f32`. (Both sides are little-endian: see lib.rs.)
+    let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty()).then_some(values)
+}
+
+/// Converts 16-bit floating point of either kind.
+fn widen<T: Copy + Default>(data: &[u8], from_bytes: impl Fn([u8; 2]) -> T) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    const BLOCK: usize = 4096;
+    let mut narrow = [T::default(); BLOCK];
+    let mut wide = vec![0.0; data.len() / 2];
+    for (out, bytes) in wide.chunks_mut(BLOCK).zip(data.chunks(BLOCK * 2)) {
+        let block = &mut narrow[..out.len()];
+        for (value, pair) in block.iter_mut().zip(bytes.chunks_exact(2)) {
+            *value = from_bytes([pair[0], pair[1]]);
+        }
+        block.convert_to_f32_slice(out);
+    }
+    wide
+}
+
+/// The files that an index names, each once.
+fn shards(index: &Path) -> Result<Vec<String>> {
+    let value = json::read(index)?;
+    let map = value["weight_map"].as_object();
+    let map = map.ok_or_else(|| Error::checkpoint(index, "has no `weight_map`"))?;
+    let mut files: Vec<String> = Vec::new();
+    for file in map.values() {
+        let name = file.as_str().unwrap_or_default();
+        let plain = Path::new(name)
+            .file_name()
+            .is_some_and(|plain| plain == name);
+        if !plain {
+            return Err(Error::checkpoint(
+                index,
+                format!("`{file}` is not a file name"),
+            ));
+        }
+        if !files.iter().any(|known| known == name) {
+            files.push(name.to_owned());
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// What to say when a file is only the pointer that git keeps in place of a large file.
+pub(crate) fn git_lfs_pointer(bytes: &[u8]) -> Option<String> {
+    let head = bytes
+        .get(..bytes.len().min(1024))
+        .filter(|_| bytes.len() <= 1024)?;
+    head.starts_with(b"version https://git-lfs").then(|| {
+        "is a Git LFS pointer, not the file itself; run `git lfs pull` in the checkpoint".to_owned()
+    })
+}

@@ -1,0 +1,154 @@
+//! Token ids in, pooled vectors out: the seam between a service and a session.
+
+use ort::value::TensorRef;
+
+use crate::batch::{Batch, Output};
+use crate::error::{Error, Result};
+use crate::session::LoadedSession;
+
+/// Something that turns packed sequences into one `Output` each. It belongs to one thread at a
+/// time; what it needs between runs (buffers, kernel scratch) it owns.
+pub trait Encode: Send {
+    /// Runs one batch and returns one output per sequence, in order. An empty batch gives none.
+    ///
+    /// # Errors
+    /// `Error::Tokenize` when the batch does not fit the model (ids outside the vocabulary, a
+    /// sequence that is empty or too long), `Error::Runtime` when ONNX Runtime fails.
+    fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>>;
+}
+
+/// What a batch must keep to, known from the checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchBounds {
+    /// Rows of the word embeddings.
+    pub vocab_size: usize,
+    /// Rows of the token type embeddings; `None` when the model has none.
+    pub token_types: Option<usize>,
+    /// The longest sequence that has positions.
+    pub max_positions: usize,
+}
+
+impl BatchBounds {
+    /// Refuses a batch that a graph would fail on, or worse, read out of place.
+    pub fn check(&self, batch: &Batch) -> Result<()> {
+        let tokens = batch.input_ids.len();
+        let ends = &batch.cu_seqlens;
+        if batch.token_type_ids.len() != tokens {
+            return Err(Error::Tokenize(format!(
+                "the batch has `{tokens}` token ids but `{}` token types",
+                batch.token_type_ids.len()
+            )));
+        }
+        let (Some(0), Some(last)) = (ends.first(), ends.last()) else {
+            return Err(Error::Tokenize(
+                "the offsets of a batch start with 0".into(),
+            ));
+        };
+        if usize::try_from(*last).ok() != Some(tokens) {
+            return Err(Error::Tokenize(format!(
+                "the offsets of the batch end at `{last}` but it has `{tokens}` tokens"
+            )));
+        }
+        for (index, pair) in ends.windows(2).enumerate() {
+            let length = i64::from(pair[1]) - i64::from(pair[0]);
+            match usize::try_from(length) {
+                Ok(0) | Err(_) => {
+                    return Err(Error::Tokenize(format!("sequence `{index}` has no tokens")));
+                }
+                Ok(tokens) if tokens > self.max_positions => {
+                    return Err(Error::InputTooLong {
+                        tokens,
+                        limit: self.max_positions,
+                    });
+                }
+                Ok(_) => {}
+            }
+        }
+        in_range(&batch.input_ids, self.vocab_size, "token id")?;
+        match self.token_types {
+            Some(types) => in_range(&batch.token_type_ids, types, "token type"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Every value is an index below `bound`.
+fn in_range(values: &[i64], bound: usize, what: &str) -> Result<()> {
+    let fits = |value: i64| usize::try_from(value).is_ok_and(|value| value < bound);
+    let Some(outside) = values.iter().copied().find(|&value| !fits(value)) else {
+        return Ok(());
+    };
+    let last = bound.saturating_sub(1);
+    Err(Error::Tokenize(format!(
+        "{what} `{outside}` is outside the model's range of 0 to `{last}`"
+    )))
+}
+
+/// Runs a graph that this crate built: packed tokens, pooling inside.
+pub(crate) struct PackedEncoder {
+    session: LoadedSession,
+    bounds: BatchBounds,
+    first_position: i64,
+    takes_token_types: bool,
+    // Kept between runs so that a batch allocates nothing for its inputs. `[tokens]`
+    position_ids: Vec<i64>,
+}
+
+impl PackedEncoder {
+    pub(crate) fn new(session: LoadedSession, bounds: BatchBounds, first_position: usize) -> Self {
+        let first_position = i64::try_from(first_position).unwrap_or(i64::MAX);
+        let takes_token_types = bounds.token_types.is_some();
+        Self {
+            session,
+            bounds,
+            first_position,
+            takes_token_types,
+            position_ids: Vec::new(),
+        }
+    }
+}
+
+impl Encode for PackedEncoder {
+    fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
+        if batch.sequences() == 0 {
+            return Ok(Vec::new());
+        }
+        self.bounds.check(batch)?;
+        self.position_ids.clear();
+        for range in batch.ranges() {
+            let first = self.first_position;
+            self.position_ids
+                .extend((0..range.len() as i64).map(|index| first + index));
+        }
+        let tokens = [batch.tokens()];
+        let offsets = [batch.cu_seqlens.len()];
+        let mut inputs = ort::inputs![
+            "input_ids" => TensorRef::from_array_view((tokens, &batch.input_ids[..]))?,
+            "position_ids" => TensorRef::from_array_view((tokens, &self.position_ids[..]))?,
+            "cu_seqlens" => TensorRef::from_array_view((offsets, &batch.cu_seqlens[..]))?,
+        ];
+        if self.takes_token_types {
+            let types = TensorRef::from_array_view((tokens, &batch.token_type_ids[..]))?;
+            inputs.push(("token_type_ids".into(), types.into()));
+        }
+        let outputs = self.session.run(inputs)?;
+        let (shape, values) = outputs[0].try_extract_tensor::<f32>()?;
+        rows(shape, values, batch.sequences())
+    }
+}
+
+/// Cuts `[sequences, hidden]` into one output per row.
+pub(crate) fn rows(shape: &[i64], values: &[f32], sequences: usize) -> Result<Vec<Output>> {
+    let hidden = values.len() / sequences;
+    if shape.len() != 2 || shape[0] != sequences as i64 || hidden == 0 {
+        return Err(Error::Runtime(format!(
+            "the graph returned a tensor of shape `{shape:?}` for `{sequences}` sequences"
+        )));
+    }
+    Ok(values
+        .chunks_exact(hidden)
+        .map(|row| Output {
+            dense: row.to_vec(),
+        })
+        .collect())
+}

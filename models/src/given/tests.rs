@@ -1,0 +1,238 @@
+use std::fs;
+
+use prost::Message;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use super::*;
+use crate::checkpoint::Weights;
+use crate::graph::onnx::ModelProto;
+use crate::graph::{Dim, ElementType, Graph, Node};
+
+/// A folder with weights of eight rows (row `n` is `[n, -n]`), and a model that looks rows up in
+/// them: `[sequences, length]` → `last_hidden_state` `[sequences, length, 2]`.
+fn lookup(inputs: &[(&str, ElementType)]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data: Vec<u8> = (0_u8..8)
+        .flat_map(|n| [f32::from(n), -f32::from(n)])
+        .flat_map(f32::to_le_bytes)
+        .collect();
+    let view = TensorView::new(Dtype::F32, vec![8, 2], &data).unwrap();
+    let file = serialize([("table", view)], None).unwrap();
+    fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let weights = Weights::open(dir.path()).unwrap();
+    let mut graph = Graph::new("lookup", &weights);
+    let shape = [Dim::Named("sequences"), Dim::Named("length")];
+    let taken: Vec<_> = inputs
+        .iter()
+        .map(|(name, element)| graph.input(name, *element, &shape))
+        .collect();
+    let table = graph.weight("table", &[8, 2]).unwrap();
+    let rows = [shape[0], shape[1], Dim::Fixed(2)];
+    let node = Node {
+        operator: "Gather",
+        domain: "",
+        inputs: &[&table, &taken[0]],
+        attributes: &[],
+    };
+    let found = graph.node(node, &rows);
+    graph.output("last_hidden_state", &found);
+    let path = dir.path().join("model.onnx");
+    fs::write(&path, graph.finish().unwrap().model).unwrap();
+    (dir, path)
+}
+
+const IDS: (&str, ElementType) = ("input_ids", ElementType::I64);
+
+fn runtime() -> Option<Runtime> {
+    let library = std::env::var_os("ORT_DYLIB_PATH");
+    if library.is_none() {
+        println!("stepping aside: ORT_DYLIB_PATH does not name libonnxruntime");
+    }
+    Some(Runtime::load(Path::new(&library?)).unwrap())
+}
+
+fn encoder(file: &Path, wanted: Wanted) -> Option<Result<Box<dyn Encode>>> {
+    let runtime = runtime()?;
+    let open = || {
+        let mut given = GivenModel::open(file, &runtime, None)?;
+        given.probe(wanted)?;
+        let bounds = BatchBounds {
+            vocab_size: 8,
+            token_types: None,
+            max_positions: 100,
+        };
+        given.bounded(bounds).encoder(1)
+    };
+    Some(open())
+}
+
+#[test]
+fn tensors_in_linked_files_are_found() {
+    let (dir, path) = lookup(&[IDS]);
+    let blobs = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("snapshot");
+    fs::create_dir(&snapshot).unwrap();
+    for (name, blob) in [("model.onnx", "a1"), ("model.safetensors", "b2")] {
+        let blob = blobs.path().join(blob);
+        fs::rename(path.with_file_name(name), &blob).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&blob, snapshot.join(name)).unwrap();
+        #[cfg(not(unix))]
+        fs::copy(&blob, snapshot.join(name)).unwrap();
+    }
+    let path = snapshot.join("model.onnx");
+    let model = fs::read(&path).unwrap();
+    let survey = external::survey(&path, &model).unwrap();
+    assert_eq!(
+        survey.data_folder.unwrap(),
+        blobs.path().canonicalize().unwrap()
+    );
+    assert!(!survey.scales_by_batch && survey.data_bytes > 64);
+    let rewritten = ModelProto::decode(&survey.rewritten.unwrap()[..]).unwrap();
+    let mut expected = ModelProto::decode(&model[..]).unwrap();
+    let data = &mut expected.graph.as_mut().unwrap().initializer[0].external_data;
+    data.iter_mut()
+        .find(|entry| entry.key == "location")
+        .unwrap()
+        .value = "b2".to_owned();
+    assert_eq!(rewritten, expected);
+
+    let Some(encoder) = encoder(&path, Wanted::Checkpoint(Some(Pooling::Mean))) else {
+        return;
+    };
+    let mut encoder = encoder.unwrap();
+    let batch = Batch {
+        input_ids: vec![1, 3, 5, 7, 2],
+        token_type_ids: vec![0; 5],
+        cu_seqlens: vec![0, 2, 3, 5],
+    };
+    let vectors: Vec<Vec<f32>> = encoder
+        .encode(&batch)
+        .unwrap()
+        .into_iter()
+        .map(|output| output.dense)
+        .collect();
+    assert_eq!(vectors, [[2.0, -2.0], [5.0, -5.0], [4.5, -4.5]]);
+}
+
+#[test]
+fn data_outside_the_directory_is_refused() {
+    let (dir, path) = lookup(&[IDS]);
+    let mut model = ModelProto::decode(&fs::read(&path).unwrap()[..]).unwrap();
+    for (location, word) in [
+        ("../model.safetensors", "inside"),
+        ("/etc/hostname", "inside"),
+        ("", "inside"),
+        ("absent.bin", "does not exist"),
+    ] {
+        let data = &mut model.graph.as_mut().unwrap().initializer[0].external_data;
+        data.iter_mut()
+            .find(|entry| entry.key == "location")
+            .unwrap()
+            .value = location.to_owned();
+        let error = external::survey(&path, &model.encode_to_vec())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    drop(dir);
+}
+
+#[test]
+fn broken_models_are_errors() {
+    let (_dir, path) = lookup(&[IDS]);
+    let model = fs::read(&path).unwrap();
+    // Cut anywhere, the file is either malformed or ends between two fields.
+    for length in 0..model.len() {
+        let _ = external::survey(&path, &model[..length]);
+    }
+    assert!(external::survey(&path, b"\x0f").is_err());
+    assert!(external::survey(&path, b"\x3a\xff\xff\xff\xff\x0f").is_err());
+}
+
+#[test]
+fn scales_over_the_whole_batch_are_noticed() {
+    let node = |name: &str| {
+        let node = crate::graph::onnx::NodeProto {
+            op_type: name.to_owned(),
+            ..Default::default()
+        };
+        let graph = crate::graph::onnx::GraphProto {
+            node: vec![node],
+            ..Default::default()
+        };
+        let model = ModelProto {
+            graph: Some(graph),
+            ..Default::default()
+        };
+        external::survey(Path::new("model.onnx"), &model.encode_to_vec()).unwrap()
+    };
+    assert!(node("DynamicQuantizeLinear").scales_by_batch);
+    assert!(node("DynamicQuantizeMatMul").scales_by_batch);
+    assert_eq!(node("QuantizeLinear"), external::Survey::default());
+}
+
+#[test]
+fn inputs_and_outputs_that_cannot_be_used_are_named() {
+    for (inputs, wanted, word) in [
+        (
+            vec![IDS, ("bbox", ElementType::I64)],
+            Some(Pooling::Mean),
+            "`bbox`",
+        ),
+        (
+            vec![("ids", ElementType::I64)],
+            Some(Pooling::Mean),
+            "`ids`",
+        ),
+        (
+            vec![IDS, ("attention_mask", ElementType::F32)],
+            Some(Pooling::Mean),
+            "`attention_mask`",
+        ),
+        (
+            vec![IDS, ("position_ids", ElementType::I64)],
+            Some(Pooling::Mean),
+            "`position_ids`",
+        ),
+        (vec![IDS], None, "set the pooling"),
+    ] {
+        let (_dir, path) = lookup(&inputs);
+        let Some(encoder) = encoder(&path, Wanted::Checkpoint(wanted)) else {
+            return;
+        };
+        let error = encoder.err().unwrap().to_string();
+        assert!(
+            error.contains(word) && error.contains("model.onnx"),
+            "{error}"
+        );
+    }
+    // Narrow integers are as good.
+    let (_dir, path) = lookup(&[
+        ("input_ids", ElementType::I32),
+        ("attention_mask", ElementType::I32),
+    ]);
+    let Some(encoder) = encoder(&path, Wanted::Checkpoint(Some(Pooling::Cls))) else {
+        return;
+    };
+    assert!(encoder.is_ok());
+}
+
+#[test]
+fn a_file_is_found_in_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(find(dir.path()).unwrap(), None);
+    fs::create_dir(dir.path().join("onnx")).unwrap();
+    let file = dir.path().join("onnx/model.onnx");
+    fs::write(&file, "").unwrap();
+    assert!(find(&file).is_err(), "no config.json is near");
+    fs::write(dir.path().join("config.json"), "{}").unwrap();
+    let expected = Some((file.clone(), dir.path().to_owned()));
+    assert_eq!(find(dir.path()).unwrap(), expected);
+    assert_eq!(find(&file).unwrap(), expected);
+    // Weights that a graph can be built for go first, unless the file itself is named.
+    fs::write(dir.path().join("model.safetensors"), "").unwrap();
+    assert_eq!(find(dir.path()).unwrap(), None);
+    assert_eq!(find(&file).unwrap(), expected);
+    assert!(find(&dir.path().join("config.json")).is_err());
+}

@@ -1,0 +1,333 @@
+//! The one graph builder. It knows shapes and catches a wrong one where it is made; it knows no
+//! architecture. Weights are named, not stored: a session brings them (see `session.rs`).
+
+pub mod blocks;
+pub mod onnx;
+pub mod ops;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use prost::Message;
+
+use crate::checkpoint::Weights;
+use crate::checkpoint::weights::Tensor;
+use crate::error::{Error, Result};
+use onnx::dimension_proto::Length;
+
+/// Domain of this project's operators.
+pub const RETORT: &str = "retort";
+
+/// ONNX operator set 20 is the first with `Gelu`.
+const OPSET: i64 = 20;
+/// The file format that came with it is 9; ONNX Runtime reads every older one.
+const IR_VERSION: i64 = 9;
+const DATA_LOCATION_EXTERNAL: i32 = 1;
+
+/// What the elements of a tensor are. The numbers are those of `TensorProto.DataType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElementType {
+    /// 32-bit floating point.
+    F32 = 1,
+    /// 32-bit signed integers.
+    I32 = 6,
+    /// 64-bit signed integers.
+    I64 = 7,
+}
+
+/// The length of one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dim {
+    /// Known when the graph is built.
+    Fixed(usize),
+    /// Known when it runs: all axes of one name have one length.
+    Named(&'static str),
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(length) => write!(f, "{length}"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Something a node can take: an input, a weight or what another node gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    name: String,
+    element_type: ElementType,
+    shape: Vec<Dim>,
+}
+
+impl Value {
+    /// Lengths of the axes, outermost first.
+    pub fn shape(&self) -> &[Dim] {
+        &self.shape
+    }
+
+    /// The innermost axis, which must be of known length.
+    pub fn width(&self) -> Result<usize> {
+        match self.shape.last() {
+            Some(Dim::Fixed(width)) => Ok(*width),
+            _ => Err(Error::Unsupported(format!("{self} has no width"))),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shape: Vec<String> = self.shape.iter().map(Dim::to_string).collect();
+        write!(f, "`{}` [{}]", self.name, shape.join(", "))
+    }
+}
+
+/// A setting of a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Attribute<'a> {
+    /// A whole number.
+    Int(i64),
+    /// A number.
+    Float(f32),
+    /// A text.
+    Text(&'a str),
+}
+
+/// One operation to be added to a graph.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// The operator, as its domain names it.
+    pub operator: &'static str,
+    /// Whose operator it is; empty for ONNX itself.
+    pub domain: &'static str,
+    /// What it takes.
+    pub inputs: &'a [&'a Value],
+    /// How it is set.
+    pub attributes: &'a [(&'static str, Attribute<'a>)],
+}
+
+/// A graph under construction.
+#[derive(Debug)]
+pub struct Graph<'w> {
+    weights: &'w Weights,
+    proto: onnx::GraphProto,
+    nodes: usize,
+}
+
+/// A finished graph: an ONNX model without weights, and the weights it asks for by name.
+#[derive(Debug)]
+pub struct BuiltGraph {
+    /// A serialized `ModelProto`.
+    pub model: Vec<u8>,
+    /// Name and tensor of every weight.
+    pub weights: Vec<(String, Tensor)>,
+    /// The directory of the weight files, symbolic links resolved.
+    pub data_folder: PathBuf,
+}
+
+impl<'w> Graph<'w> {
+    /// Starts a graph over the weights of a checkpoint.
+    pub fn new(name: &str, weights: &'w Weights) -> Self {
+        let proto = onnx::GraphProto {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        Self {
+            weights,
+            proto,
+            nodes: 0,
+        }
+    }
+
+    /// Declares something a run is given.
+    pub fn input(&mut self, name: &str, element_type: ElementType, shape: &[Dim]) -> Value {
+        let value = Value {
+            name: name.to_owned(),
+            element_type,
+            shape: shape.to_vec(),
+        };
+        self.proto.input.push(value_info(&value));
+        value
+    }
+
+    /// Declares what a run returns, under a name of its own.
+    pub fn output(&mut self, name: &str, value: &Value) {
+        self.proto.node.push(onnx::NodeProto {
+            input: vec![value.name.clone()],
+            output: vec![name.to_owned()],
+            name: name.to_owned(),
+            op_type: "Identity".to_owned(),
+            ..Default::default()
+        });
+        let renamed = Value {
+            name: name.to_owned(),
+            ..value.clone()
+        };
+        self.proto.output.push(value_info(&renamed));
+    }
+
+    /// Whether the checkpoint has a tensor of this name.
+    pub fn has_weight(&self, name: &str) -> bool {
+        self.weights.get(name).is_some()
+    }
+
+    /// Takes a tensor of the checkpoint as a 32-bit floating-point constant. Taking one twice
+    /// gives the same value.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when it is missing, or its shape is not the one that config.json means.
+    pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value> {
+        let malformed = |message: String| Error::checkpoint(self.weights.dir(), message);
+        let Some(tensor) = self.weights.get(name) else {
+            return Err(malformed(format!("the weights have no tensor `{name}`")));
+        };
+        if tensor.shape() != shape {
+            return Err(malformed(format!(
+                "tensor `{name}` has shape `{:?}`, but config.json asks for `{shape:?}`",
+                tensor.shape()
+            )));
+        }
+        if !self
+            .proto
+            .initializer
+            .iter()
+            .any(|known| known.name == name)
+        {
+            self.proto.initializer.push(onnx::TensorProto {
+                dims: shape.iter().map(|&length| length as i64).collect(),
+                data_type: ElementType::F32 as i32,
+                name: name.to_owned(),
+                external_data: location(tensor),
+                data_location: DATA_LOCATION_EXTERNAL,
+            });
+        }
+        let shape = shape.iter().map(|&length| Dim::Fixed(length)).collect();
+        Ok(Value {
+            name: name.to_owned(),
+            element_type: ElementType::F32,
+            shape,
+        })
+    }
+
+    /// Adds an operation whose result has the given shape and 32-bit floating-point elements.
+    /// The functions in `ops` work the shape out and check the inputs.
+    pub fn node(&mut self, node: Node<'_>, shape: &[Dim]) -> Value {
+        let name = format!("{}_{}", node.operator, self.nodes);
+        self.nodes += 1;
+        self.proto.node.push(onnx::NodeProto {
+            input: node.inputs.iter().map(|value| value.name.clone()).collect(),
+            output: vec![name.clone()],
+            name: name.clone(),
+            op_type: node.operator.to_owned(),
+            attribute: node.attributes.iter().map(attribute).collect(),
+            domain: node.domain.to_owned(),
+        });
+        Value {
+            name,
+            element_type: ElementType::F32,
+            shape: shape.to_vec(),
+        }
+    }
+
+    /// Ends the construction.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when the weight files, behind their links, share no directory.
+    pub fn finish(self) -> Result<BuiltGraph> {
+        let named = |initializer: &onnx::TensorProto| {
+            let tensor = self.weights.get(&initializer.name)?;
+            Some((initializer.name.clone(), tensor.clone()))
+        };
+        let weights: Vec<_> = self.proto.initializer.iter().filter_map(named).collect();
+        let mut folders = weights
+            .iter()
+            .filter_map(|(_, tensor)| tensor.file().parent());
+        let data_folder = folders.next().unwrap_or(self.weights.dir()).to_owned();
+        if let Some(other) = folders.find(|folder| *folder != data_folder) {
+            let other = other.display();
+            let message = format!(
+                "its weights lie in `{}` and `{other}`",
+                data_folder.display()
+            );
+            return Err(Error::checkpoint(self.weights.dir(), message));
+        }
+        let opset = |domain: &str, version| onnx::OperatorSetIdProto {
+            domain: domain.to_owned(),
+            version,
+        };
+        let model = onnx::ModelProto {
+            ir_version: IR_VERSION,
+            producer_name: RETORT.to_owned(),
+            graph: Some(self.proto),
+            opset_import: vec![opset("", OPSET), opset(RETORT, 1)],
+        };
+        Ok(BuiltGraph {
+            model: model.encode_to_vec(),
+            weights,
+            data_folder,
+        })
+    }
+}
+
+/// Where the values of a weight are. A session hands them over itself, so ONNX Runtime only sees
+/// to it that the file exists. Should it ever read there, it finds the right numbers, or, where
+/// they had to be converted, the end of the file, which is an error and not a wrong number.
+fn location(tensor: &Tensor) -> Vec<onnx::StringStringEntryProto> {
+    let file = tensor
+        .file()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let range = tensor.f32_range();
+    let offset = range
+        .as_ref()
+        .map_or(tensor.file_len(), |range| range.start);
+    let length = tensor.elements() * size_of::<f32>();
+    let entry = |key: &str, value: String| onnx::StringStringEntryProto {
+        key: key.to_owned(),
+        value,
+    };
+    vec![
+        entry("location", file),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ]
+}
+
+fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributeProto {
+    let mut proto = onnx::AttributeProto {
+        name: (*name).to_owned(),
+        ..Default::default()
+    };
+    match *value {
+        Attribute::Float(number) => (proto.r#type, proto.f) = (1, number),
+        Attribute::Int(number) => (proto.r#type, proto.i) = (2, number),
+        Attribute::Text(text) => (proto.r#type, proto.s) = (3, text.as_bytes().to_vec()),
+    }
+    proto
+}
+
+fn value_info(value: &Value) -> onnx::ValueInfoProto {
+    let length = |dim: &Dim| onnx::DimensionProto {
+        length: Some(match *dim {
+            Dim::Fixed(length) => Length::DimValue(length as i64),
+            Dim::Named(name) => Length::DimParam(name.to_owned()),
+        }),
+    };
+    onnx::ValueInfoProto {
+        name: value.name.clone(),
+        r#type: Some(onnx::TypeProto {
+            tensor_type: Some(onnx::TensorTypeProto {
+                elem_type: value.element_type as i32,
+                shape: Some(onnx::TensorShapeProto {
+                    dim: value.shape.iter().map(length).collect(),
+                }),
+            }),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! A checkpoint directory becomes something that runs on ONNX Runtime.
+//! This crate knows files, graphs and sessions; it knows no HTTP, no async and no clock.
+
+// safetensors files are little-endian and their numbers are used in place.
+#[cfg(target_endian = "big")]
+compile_error!("big-endian machines are not supported");
+
+pub mod architectures;
+pub mod batch;
+pub mod checkpoint;
+pub mod encoder;
+pub mod error;
+pub mod given;
+pub mod graph;
+pub mod model;
+pub mod runtime;
+pub mod session;
+pub mod tokenizer;
+
+pub use batch::{Batch, Encoding, Output};
+pub use encoder::Encode;
+pub use error::{Error, Result};
+pub use model::{EncoderInfo, EncoderModel, GraphSource, LoadOptions};
+pub use retort_kernels::Pooling;
+pub use runtime::Runtime;
+pub use tokenizer::{SpecialTokens, Tokenizer, Truncation, TruncationSide};

@@ -1,0 +1,277 @@
+//! A loaded checkpoint: what it is, its tokenizer, and as many encoders as are wanted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use retort_kernels::{Isa, Pooling};
+
+use crate::architectures::{self, Architecture, Sizes};
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::encoder::{BatchBounds, Encode, PackedEncoder};
+use crate::error::{Error, Result};
+use crate::given::{GivenModel, Wanted};
+use crate::graph::{BuiltGraph, blocks};
+use crate::runtime::Runtime;
+use crate::session::SharedGraph;
+use crate::tokenizer::Tokenizer;
+
+/// What the operator decides about a checkpoint.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The ONNX Runtime that runs it.
+    pub runtime: Runtime,
+    /// The longest input in tokens, special tokens included, instead of what the checkpoint says.
+    /// No more than the model has positions.
+    pub max_tokens: Option<usize>,
+    /// How token vectors become one, instead of what the checkpoint says.
+    pub pooling: Option<Pooling>,
+}
+
+/// Where the graph comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GraphSource {
+    /// Built from config.json and the weights.
+    Built,
+    /// Read from this `.onnx` file.
+    Given(PathBuf),
+}
+
+/// Facts about a loaded encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderInfo {
+    /// The family, such as `bert`.
+    pub architecture: String,
+    /// Length of the vectors.
+    pub dimensions: usize,
+    /// The longest input in tokens, special tokens included.
+    pub max_tokens: usize,
+    /// How token vectors become one; `None` when a given graph does it itself.
+    pub pooling: Option<Pooling>,
+    /// Rows of the word embeddings.
+    pub vocab_size: usize,
+    /// Numbers in the weights that are used; 0 when a given graph hides them.
+    pub parameters: u64,
+    /// Size of those weights in their files.
+    pub weights_bytes: u64,
+    /// Type of the weights in their files, such as `float32`.
+    pub checkpoint_dtype: String,
+    /// Type that is computed in.
+    pub dtype: String,
+    /// Where it is computed.
+    pub device: String,
+    /// Where the graph comes from.
+    pub source: GraphSource,
+    /// Shorter lengths that the vectors may be cut to, descending.
+    pub matryoshka: Vec<usize>,
+    /// The instruction set that this project's own kernels use here.
+    pub isa: &'static str,
+}
+
+/// A loaded checkpoint. Shared by the threads of a service; each makes an encoder of its own.
+pub struct EncoderModel {
+    info: EncoderInfo,
+    tokenizer: Arc<Tokenizer>,
+    graph: ModelGraph,
+}
+
+enum ModelGraph {
+    Built {
+        graph: SharedGraph,
+        bounds: BatchBounds,
+        first_position: usize,
+    },
+    Given(GivenModel),
+}
+
+impl EncoderModel {
+    /// Loads a checkpoint directory, or an `.onnx` file that lies in one. A directory with weights
+    /// in safetensors form gets a graph built; one with only an `.onnx` file gets that.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when the architecture is unknown or a setting is not implemented,
+    /// `Error::Checkpoint` when a file is missing or malformed.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
+        if let Some((file, dir)) = crate::given::find(path)? {
+            return Self::load_given(&file, &dir, options);
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let (architecture, sizes) = architectures::resolve(&checkpoint)?;
+        let pooling = pooling(&checkpoint, options)?;
+        let tokenizer = Tokenizer::load(path)?;
+        let weights = Weights::open(path)?;
+        let graph = blocks::encoder(architecture, &sizes, &weights, pooling)?;
+        let limit = sizes.max_tokens(architecture.positions);
+        let info = EncoderInfo {
+            pooling: Some(pooling),
+            max_tokens: max_tokens(&checkpoint, limit, options)?,
+            matryoshka: matryoshka(&checkpoint, sizes.hidden),
+            ..built_info(architecture, &sizes, &graph)
+        };
+        let bounds = BatchBounds {
+            vocab_size: sizes.vocabulary,
+            token_types: sizes.token_types,
+            max_positions: limit,
+        };
+        let graph = ModelGraph::Built {
+            graph: SharedGraph::new(&options.runtime, graph)?,
+            bounds,
+            first_position: architecture.positions.first(),
+        };
+        Ok(Self {
+            info,
+            tokenizer: Arc::new(tokenizer),
+            graph,
+        })
+    }
+
+    fn load_given(file: &Path, dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let tokenizer = Tokenizer::load(dir)?;
+        let config = &checkpoint.config;
+        // Only a known family tells where positions start, for graphs that want them given.
+        let known = architectures::find(config).ok();
+        let first_position = known.map(|architecture| architecture.positions.first());
+        let mut given = GivenModel::open(file, &options.runtime, first_position)?;
+        let wanted = match options.pooling {
+            Some(pooling) => Wanted::Operator(pooling),
+            None => Wanted::Checkpoint(checkpoint.modules.pooling),
+        };
+        let probed = given.probe(wanted)?;
+        let limit = config
+            .optional_count("max_position_embeddings")?
+            .unwrap_or(usize::MAX);
+        let vocab_size = config
+            .optional_count("vocab_size")?
+            .unwrap_or(tokenizer.vocab_size());
+        let max_tokens = max_tokens(&checkpoint, limit, options)?;
+        if max_tokens == usize::MAX {
+            return Err(Error::checkpoint(
+                dir,
+                "does not say how long an input may be; set the longest length in tokens yourself",
+            ));
+        }
+        let info = EncoderInfo {
+            architecture: config
+                .optional_text("model_type")?
+                .unwrap_or("onnx")
+                .to_owned(),
+            dimensions: probed.dimensions,
+            max_tokens,
+            pooling: probed.output.pooling(),
+            vocab_size,
+            parameters: 0,
+            weights_bytes: given.bytes(),
+            checkpoint_dtype: probed.dtype.clone(),
+            dtype: probed.dtype,
+            device: "cpu".to_owned(),
+            source: GraphSource::Given(file.to_owned()),
+            matryoshka: matryoshka(&checkpoint, probed.dimensions),
+            isa: Isa::detect().name(),
+        };
+        let bounds = BatchBounds {
+            vocab_size,
+            token_types: config.optional_count("type_vocab_size")?,
+            max_positions: limit,
+        };
+        Ok(Self {
+            info,
+            tokenizer: Arc::new(tokenizer),
+            graph: ModelGraph::Given(given.bounded(bounds)),
+        })
+    }
+
+    /// Facts about the model.
+    pub fn info(&self) -> &EncoderInfo {
+        &self.info
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Makes an encoder that computes on `threads` threads, its caller's included. The encoders of
+    /// a built graph share its weights.
+    pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
+        match &self.graph {
+            ModelGraph::Built {
+                graph,
+                bounds,
+                first_position,
+            } => {
+                let session = graph.session(threads)?;
+                Ok(Box::new(PackedEncoder::new(
+                    session,
+                    *bounds,
+                    *first_position,
+                )))
+            }
+            ModelGraph::Given(given) => given.encoder(threads),
+        }
+    }
+}
+
+/// What config.json and the weights say about a built graph.
+fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) -> EncoderInfo {
+    let weights = graph.weights.iter().map(|(_, tensor)| tensor);
+    // A checkpoint may mix types; the one with the most numbers names it.
+    let mut by_dtype: Vec<(String, usize)> = Vec::new();
+    for tensor in weights.clone() {
+        let dtype = tensor.dtype();
+        match by_dtype.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, elements)) => *elements += tensor.elements(),
+            None => by_dtype.push((dtype, tensor.elements())),
+        }
+    }
+    let most = by_dtype.into_iter().max_by_key(|(_, elements)| *elements);
+    EncoderInfo {
+        architecture: architecture.name.to_owned(),
+        dimensions: sizes.hidden,
+        max_tokens: 0,
+        pooling: None,
+        vocab_size: sizes.vocabulary,
+        parameters: weights.clone().map(|tensor| tensor.elements() as u64).sum(),
+        weights_bytes: weights.map(|tensor| tensor.byte_len() as u64).sum(),
+        checkpoint_dtype: most.map(|(dtype, _)| dtype).unwrap_or_default(),
+        dtype: "float32".to_owned(),
+        device: "cpu".to_owned(),
+        source: GraphSource::Built,
+        matryoshka: Vec::new(),
+        isa: Isa::detect().name(),
+    }
+}
+
+/// The operator's pooling, else the checkpoint's. There is no default: a wrong one gives vectors
+/// that look right.
+fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Pooling> {
+    options
+        .pooling
+        .or(checkpoint.modules.pooling)
+        .ok_or_else(|| {
+            Error::checkpoint(
+                checkpoint.dir(),
+                "does not say how to pool token vectors (no `1_Pooling/config.json`); \
+             set the pooling yourself, such as `cls` or `mean`",
+            )
+        })
+}
+
+/// The operator's limit, which must not be more than `limit`, else the checkpoint's.
+fn max_tokens(checkpoint: &Checkpoint, limit: usize, options: &LoadOptions) -> Result<usize> {
+    match options.max_tokens {
+        Some(wanted) if wanted > limit => Err(Error::Unsupported(format!(
+            "a limit of `{wanted}` tokens is more than the `{limit}` positions that `{}` has",
+            checkpoint.dir().display()
+        ))),
+        Some(wanted) => Ok(wanted),
+        None => Ok(checkpoint
+            .max_seq_length
+            .map_or(limit, |length| length.min(limit))),
+    }
+}
+
+fn matryoshka(checkpoint: &Checkpoint, dimensions: usize) -> Vec<usize> {
+    let mut lengths = checkpoint.matryoshka_dimensions();
+    lengths.retain(|&length| length > 0 && length <= dimensions);
+    lengths
+}

@@ -1,0 +1,182 @@
+//! A graph becomes ONNX Runtime sessions. All sessions of a model share one copy of its weights:
+//! the mapped file, and what ONNX Runtime packs from it for its matrix products.
+
+use std::borrow::Cow;
+use std::ffi::c_void;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use ort::AsPointer;
+use ort::memory::{Allocator, MemoryInfo};
+use ort::session::builder::{
+    AutoDevicePolicy, GraphOptimizationLevel, PrepackedWeights, SessionBuilder,
+};
+use ort::session::{Session, SessionInputValue, SessionOutputs};
+use ort::value::DynValue;
+
+use crate::checkpoint::weights::{F32Values, Tensor};
+use crate::error::{Error, Result};
+use crate::graph::BuiltGraph;
+use crate::runtime::Runtime;
+
+/// A graph that this crate built, ready to be opened any number of times.
+pub(crate) struct SharedGraph {
+    runtime: Runtime,
+    model: Vec<u8>,
+    data_folder: PathBuf,
+    initializers: Arc<Initializers>,
+    // Without this container every session packs a copy of its own.
+    prepacked: PrepackedWeights,
+}
+
+/// A session and the weights it reads. Dropping it drops the session first: see `Initializers`.
+pub(crate) struct LoadedSession {
+    session: Session,
+    _initializers: Option<Arc<Initializers>>,
+}
+
+impl SharedGraph {
+    /// Wraps the weights of a graph as ONNX Runtime values; those of 32 bits stay where they are.
+    pub(crate) fn new(runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
+        let initializers = Arc::new(Initializers::new(graph.weights)?);
+        Ok(Self {
+            runtime: runtime.clone(),
+            model: graph.model,
+            data_folder: graph.data_folder,
+            initializers,
+            prepacked: PrepackedWeights::new(),
+        })
+    }
+
+    /// Opens a session that computes on `threads` threads, the caller's included.
+    pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
+        let mut builder = with_data_folder(builder(&self.runtime, threads)?, &self.data_folder)?
+            .with_operators(retort_kernels::operator::operator_domain()?)?
+            .with_prepacked_weights(&self.prepacked)?;
+        for (name, value) in &self.initializers.values {
+            builder = builder.with_initializer(name, Arc::clone(value))?;
+        }
+        let session = builder.commit_from_memory(&self.model)?;
+        self.initializers.release_pages();
+        Ok(LoadedSession {
+            session,
+            _initializers: Some(Arc::clone(&self.initializers)),
+        })
+    }
+}
+
+impl LoadedSession {
+    /// Takes a session that owns its weights.
+    pub(crate) fn owning(session: Session) -> Self {
+        Self {
+            session,
+            _initializers: None,
+        }
+    }
+
+    /// Runs the graph once.
+    pub(crate) fn run<'s, 'i, 'v: 'i>(
+        &'s mut self,
+        inputs: Vec<(Cow<'i, str>, SessionInputValue<'v>)>,
+    ) -> Result<SessionOutputs<'s>> {
+        Ok(self.session.run(inputs)?)
+    }
+
+    pub(crate) fn inputs(&self) -> &[ort::value::Outlet] {
+        self.session.inputs()
+    }
+}
+
+/// The options that all sessions on CPU have.
+pub(crate) fn builder(runtime: &Runtime, threads: usize) -> Result<SessionBuilder> {
+    Ok(Session::builder(runtime.environment())?
+        // The default policy of `ort` lets other devices in when a machine has them.
+        .with_auto_device(AutoDevicePolicy::PreferCPU)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads.max(1))?
+        .with_inter_threads(1)?
+        // Idle threads that spin take cores away from the other sessions of this machine.
+        .with_intra_op_spinning(false)?
+        // Every batch has another shape, and a pattern would be kept for each of them.
+        .with_memory_pattern(false)?)
+}
+
+/// Says where tensors outside the model are. ONNX Runtime refuses links that lead out of this
+/// directory, as those of the Hugging Face cache do; so it must be the one of the real files.
+pub(crate) fn with_data_folder(builder: SessionBuilder, folder: &Path) -> Result<SessionBuilder> {
+    let key = "session.model_external_initializers_file_folder_path";
+    Ok(builder.with_config_entry(key, folder.to_string_lossy())?)
+}
+
+/// Weights as ONNX Runtime values that point into memory owned by this struct.
+///
+/// The values must not outlive `tensors`. They never leave this module: sessions get them only
+/// in `SharedGraph::session`, and `LoadedSession` keeps this struct alive until after its session
+/// is gone (fields drop in the order they are declared, here as there).
+struct Initializers {
+    values: Vec<(String, Arc<DynValue>)>,
+    tensors: Vec<F32Values>,
+}
+
+impl Initializers {
+    fn new(weights: Vec<(String, Tensor)>) -> Result<Self> {
+        let mut initializers = Self {
+            values: Vec::new(),
+            tensors: Vec::new(),
+        };
+        for (name, tensor) in weights {
+            let shape: Vec<i64> = tensor.shape().iter().map(|&length| length as i64).collect();
+            let values = tensor.to_f32()?;
+            // SAFETY: the numbers lie in a mapped file or on the heap, so they stay where they
+            // are when `values` moves into `tensors`, and `Initializers` keeps them long enough.
+            let value = unsafe { borrowed_value(values.as_slice(), &shape) }?;
+            initializers.values.push((name, Arc::new(value)));
+            initializers.tensors.push(values);
+        }
+        Ok(initializers)
+    }
+
+    /// Once a session is open ONNX Runtime has its own packed copy of the large matrices; the
+    /// originals need not stay in memory. What is still used, such as rows of the embeddings,
+    /// comes back from the file cache when it is touched.
+    fn release_pages(&self) {
+        for tensor in &self.tensors {
+            if let F32Values::Mapped(tensor) = tensor {
+                tensor.release_pages();
+            }
+        }
+    }
+}
+
+/// An ONNX Runtime value over numbers that it does not own. (`ort` has safe constructors for
+/// owned and for borrowed values, but sessions accept only owned ones.)
+///
+/// # Safety
+/// `numbers` must stay where they are, unchanged, until the value and every session that was
+/// given it are dropped.
+unsafe fn borrowed_value(numbers: &[f32], shape: &[i64]) -> Result<DynValue> {
+    let info = MemoryInfo::default();
+    let mut value = std::ptr::null_mut();
+    // SAFETY: all pointers are valid for the call; the data holds as many numbers as the length
+    // in bytes says. ONNX Runtime takes a mutable pointer for every tensor but writes only to the
+    // outputs of nodes, and an initializer is none.
+    let status = unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            info.ptr(),
+            numbers.as_ptr().cast_mut().cast::<c_void>(),
+            size_of_val(numbers),
+            shape.as_ptr(),
+            shape.len(),
+            ort::value::TensorElementType::Float32.into(),
+            &mut value,
+        )
+    };
+    // SAFETY: the status comes from the call above and is consumed once.
+    unsafe { ort::Error::result_from_status(status) }?;
+    let value = NonNull::new(value)
+        .ok_or_else(|| Error::Runtime("created no tensor for a weight".to_owned()))?;
+    // SAFETY: the pointer is a fresh tensor that nobody else owns. It has no allocator of its own
+    // because its data is borrowed; the default one is only kept alive beside it.
+    Ok(unsafe { DynValue::from_ptr(value, Some(&Allocator::default())) })
+}

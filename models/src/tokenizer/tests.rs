@@ -1,0 +1,237 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A tokenizer whose file carries truncation and padding to 128.
+fn tiny() -> Tokenizer {
+    let dir = "../tests/golden/checkpoints/bert-tiny-mean";
+    Tokenizer::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap()
+}
+
+fn cut(max_tokens: usize, side: TruncationSide) -> Truncation {
+    Truncation { max_tokens, side }
+}
+
+const WHOLE: Truncation = Truncation {
+    max_tokens: usize::MAX,
+    side: TruncationSide::Refuse,
+};
+
+/// Files that are here where this project is developed, and are not ours to pass on.
+fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("stepping aside: `{}` is not here", path.display());
+    None
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_are_overridden() {
+    let tokenizer = tiny();
+    let long = "tree ".repeat(400);
+    assert!(tokenizer.encode(&long, WHOLE).unwrap().input_ids.len() >= 402);
+    let short = tokenizer.encode("", WHOLE).unwrap();
+    assert_eq!(short.input_ids.len(), tokenizer.special_tokens());
+    assert_eq!((short.input_ids.len(), short.tokens_cut), (2, 0));
+}
+
+#[test]
+fn a_limit_below_the_special_tokens_is_an_error() {
+    let tokenizer = tiny();
+    for side in [
+        TruncationSide::End,
+        TruncationSide::Start,
+        TruncationSide::Refuse,
+    ] {
+        assert!(tokenizer.encode("word", cut(1, side)).is_err());
+        assert!(tokenizer.encode("", cut(2, side)).is_ok());
+    }
+}
+
+#[test]
+fn ids_of_the_caller_are_taken_as_they_are() {
+    let tokenizer = tiny();
+    let ids = [7, 8, 9, 10];
+    let encode = |max, side| tokenizer.encode_ids(&ids, cut(max, side));
+    assert_eq!(encode(9, TruncationSide::Refuse).unwrap().input_ids, ids);
+    let end = encode(3, TruncationSide::End).unwrap();
+    assert_eq!((end.input_ids, end.tokens_cut), (vec![7, 8, 9], 1));
+    assert_eq!(
+        encode(3, TruncationSide::Start).unwrap().input_ids,
+        [8, 9, 10]
+    );
+    let refused = encode(3, TruncationSide::Refuse);
+    assert!(matches!(
+        refused,
+        Err(Error::InputTooLong {
+            tokens: 4,
+            limit: 3
+        })
+    ));
+    assert!(tokenizer.encode_ids(&[], WHOLE).is_err());
+    let outside = tokenizer.vocab_size() as u32;
+    let error = tokenizer
+        .encode_ids(&[3, outside], WHOLE)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains(&format!("`{outside}`")), "{error}");
+}
+
+#[test]
+fn ids_turn_back_into_text() {
+    let tokenizer = tiny();
+    let ids = tokenizer.encode("a tree", WHOLE).unwrap().input_ids;
+    let first = tokenizer.id_to_token(ids[0]).unwrap();
+    assert!(
+        tokenizer
+            .decode(&ids, SpecialTokens::Keep)
+            .unwrap()
+            .starts_with(&first)
+    );
+    assert!(
+        !tokenizer
+            .decode(&ids, SpecialTokens::Skip)
+            .unwrap()
+            .contains(&first)
+    );
+    assert_eq!(tokenizer.id_to_token(u32::MAX), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn cutting_keeps_the_special_tokens_and_counts_the_rest(
+        text in "[a-z ,.é世]{0,120}", max in 2_usize..60,
+    ) {
+        let tokenizer = tiny();
+        let whole = tokenizer.encode(&text, WHOLE).unwrap().input_ids;
+        let inner = &whole[1..whole.len() - 1];
+        for side in [TruncationSide::End, TruncationSide::Start] {
+            let encoding = tokenizer.encode(&text, cut(max, side)).unwrap();
+            let ids = &encoding.input_ids;
+            prop_assert_eq!(ids.len(), whole.len().min(max));
+            prop_assert_eq!(ids.len() + encoding.tokens_cut, whole.len());
+            prop_assert_eq!(encoding.token_type_ids.len(), ids.len());
+            prop_assert_eq!((ids[0], ids[ids.len() - 1]), (whole[0], whole[whole.len() - 1]));
+            let kept = &ids[1..ids.len() - 1];
+            match side {
+                TruncationSide::Start => prop_assert!(inner.ends_with(kept)),
+                _ => prop_assert!(inner.starts_with(kept)),
+            }
+        }
+        let refused = tokenizer.encode(&text, cut(max, TruncationSide::Refuse));
+        prop_assert_eq!(refused.is_ok(), whole.len() <= max);
+    }
+}
+
+#[test]
+fn published_tokenizations_are_reproduced() {
+    let Some(path) = shared("tokenizers/golden.json") else {
+        return;
+    };
+    let golden = json::read(&path).unwrap();
+    let mut checked = 0;
+    for name in [
+        "bert-base-uncased",
+        "bert-base-chinese",
+        "roberta-base",
+        "xlm-roberta",
+        "qwen2.5",
+    ] {
+        let tokenizer = Tokenizer::load(&path.with_file_name(name)).unwrap();
+        let around = tokenizer.special_tokens() / 2;
+        let cases = golden["cases"].as_array().unwrap().iter();
+        for case in cases.filter(|case| case["tokenizer"] == name && case["text_pair"].is_null()) {
+            let text = case["text"].as_str().unwrap();
+            let mut ids = tokenizer.encode(text, WHOLE).unwrap().input_ids;
+            if case["add_special_tokens"] == false {
+                ids = ids[around..ids.len() - around].to_vec();
+            }
+            let expected: Vec<u32> = case["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_u64().unwrap() as u32)
+                .collect();
+            assert_eq!(ids, expected, "{name}: {text:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 200, "only {checked} cases");
+}
+
+#[test]
+fn a_bare_vocabulary_tokenizes_like_the_full_file() {
+    let golden = shared("tokenizers/golden.json");
+    let Some(full) = shared("tokenizers/bert-base-uncased") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["vocab.txt", "tokenizer_config.json"] {
+        std::fs::copy(full.join(file), dir.path().join(file)).unwrap();
+    }
+    let (bare, full) = (
+        Tokenizer::load(dir.path()).unwrap(),
+        Tokenizer::load(&full).unwrap(),
+    );
+    assert_eq!(
+        (bare.vocab_size(), bare.special_tokens()),
+        (full.vocab_size(), 2)
+    );
+    let golden = json::read(&golden.unwrap()).unwrap();
+    for case in golden["cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, WHOLE).unwrap().input_ids;
+        assert_eq!(ids(&bare), ids(&full), "{text:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_without_any_tokenizer_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Tokenizer::load(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("`tokenizer.json`") && error.contains("`vocab.txt`"),
+        "{error}"
+    );
+    std::fs::write(dir.path().join("vocab.txt"), "one\ntwo\n").unwrap();
+    let error = Tokenizer::load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("[CLS]"), "{error}");
+    std::fs::write(dir.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
+    assert!(Tokenizer::load(dir.path()).is_err());
+}
+
+#[test]
+fn the_settings_beside_a_tokenizer_have_the_last_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\nWord\n";
+    std::fs::write(dir.path().join("vocab.txt"), vocabulary).unwrap();
+    let ids = |settings: &str| {
+        std::fs::write(dir.path().join("tokenizer_config.json"), settings).unwrap();
+        Tokenizer::load(dir.path())
+            .unwrap()
+            .encode("Word", WHOLE)
+            .unwrap()
+            .input_ids
+    };
+    assert_eq!(ids("{}"), [2, 5, 3]);
+    assert_eq!(ids("{\"do_lower_case\": false}"), [2, 6, 3]);
+    assert_eq!(
+        ids("{\"do_lower_case\": true, \"cls_token\": {\"content\": \"[MASK]\"}}"),
+        [4, 5, 3]
+    );
+    // sentence-transformers has a switch of its own.
+    std::fs::write(
+        dir.path().join("sentence_bert_config.json"),
+        "{\"do_lower_case\": true}",
+    )
+    .unwrap();
+    assert_eq!(ids("{\"do_lower_case\": false}"), [2, 5, 3]);
+}

@@ -1,0 +1,420 @@
+//! Our vectors against those of transformers: tiny checkpoints in every layout, given `.onnx`
+//! files, and all-MiniLM-L6-v2 where its folder is at hand. Needs ONNX Runtime.
+
+use std::path::{Path, PathBuf};
+
+use retort_models::{
+    Batch, Encode, EncoderModel, Encoding, GraphSource, LoadOptions, Output, Runtime, Truncation,
+    TruncationSide,
+};
+use serde_json::Value;
+
+/// `None`, with a line that says so, where there is no ONNX Runtime to test with.
+fn runtime() -> Option<Runtime> {
+    let Some(library) = std::env::var_os("ORT_DYLIB_PATH") else {
+        println!("stepping aside: ORT_DYLIB_PATH does not name libonnxruntime");
+        return None;
+    };
+    Some(Runtime::load(Path::new(&library)).expect("ORT_DYLIB_PATH names an ONNX Runtime"))
+}
+
+fn load(path: &Path, runtime: &Runtime) -> EncoderModel {
+    let options = LoadOptions {
+        runtime: runtime.clone(),
+        max_tokens: None,
+        pooling: None,
+    };
+    EncoderModel::load(path, &options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+fn read_json(path: &Path) -> Value {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// One text, its token ids and the vector it must get.
+struct Case {
+    text: String,
+    input_ids: Vec<u32>,
+    expected: Vec<f32>,
+}
+
+fn cases(golden: &Value, vector: &str) -> Vec<Case> {
+    let numbers = |value: &Value| -> Vec<f64> {
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|number| number.as_f64().unwrap())
+            .collect()
+    };
+    let case = |case: &Value| Case {
+        text: case["text"].as_str().unwrap().to_owned(),
+        input_ids: numbers(&case["input_ids"])
+            .into_iter()
+            .map(|id| id as u32)
+            .collect(),
+        expected: numbers(&case[vector])
+            .into_iter()
+            .map(|number| number as f32)
+            .collect(),
+    };
+    let cases: Vec<Case> = golden["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(case)
+        .collect();
+    assert!(cases.len() > 5, "too few cases to prove anything");
+    cases
+}
+
+fn encode_text(model: &EncoderModel, text: &str) -> Encoding {
+    let limit = Truncation {
+        max_tokens: model.info().max_tokens,
+        side: TruncationSide::End,
+    };
+    model.tokenizer().encode(text, limit).unwrap()
+}
+
+fn run(encoder: &mut dyn Encode, encodings: &[&Encoding]) -> Vec<Output> {
+    let mut batch = Batch::default();
+    encodings.iter().for_each(|encoding| batch.push(encoding));
+    let outputs = encoder.encode(&batch).unwrap();
+    assert_eq!(outputs.len(), encodings.len());
+    outputs
+}
+
+/// Largest difference, as a share of the largest component.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected
+        .iter()
+        .fold(f32::MIN_POSITIVE, |max, value| max.max(value.abs()));
+    let pairs = found.iter().zip(expected);
+    // A NaN must not pass as small.
+    pairs
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |max: f32, d| if d <= max { max } else { d })
+        / largest
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        x.iter()
+            .zip(y)
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn close(found: &[f32], expected: &[f32], limit: f32, what: &str) {
+    let off = difference(found, expected);
+    assert!(
+        off <= limit,
+        "{what}: off by {off:e} of the largest component, limit {limit:e}"
+    );
+    let cosine = cosine(found, expected);
+    assert!(cosine >= 0.99999, "{what}: cosine {cosine}");
+}
+
+/// Numbers that only have to be various and the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// Runs every case alone, all in one batch, and in random mixes, and compares each time.
+fn check_cases(model: &EncoderModel, cases: &[Case], limit: f32, name: &str) {
+    let mut encoder = model.encoder(1).unwrap();
+    let encodings: Vec<Encoding> = cases
+        .iter()
+        .map(|case| {
+            let encoding = encode_text(model, &case.text);
+            assert_eq!(
+                encoding.input_ids, case.input_ids,
+                "{name}: ids of `{}`",
+                case.text
+            );
+            encoding
+        })
+        .collect();
+    let alone: Vec<Vec<f32>> = encodings
+        .iter()
+        .map(|encoding| run(&mut *encoder, &[encoding]).remove(0).dense)
+        .collect();
+    for (found, case) in alone.iter().zip(cases) {
+        assert_eq!(found.len(), model.info().dimensions);
+        close(
+            found,
+            &case.expected,
+            limit,
+            &format!("{name}, alone, `{}`", case.text),
+        );
+    }
+    let all: Vec<&Encoding> = encodings.iter().collect();
+    for (found, case) in run(&mut *encoder, &all).iter().zip(cases) {
+        close(
+            &found.dense,
+            &case.expected,
+            limit,
+            &format!("{name}, packed, `{}`", case.text),
+        );
+    }
+    let mut dice = Dice(7);
+    for round in 0..25 {
+        let picked: Vec<usize> = (0..=dice.below(12))
+            .map(|_| dice.below(encodings.len()))
+            .collect();
+        let mixed: Vec<&Encoding> = picked.iter().map(|&index| &encodings[index]).collect();
+        for (found, &index) in run(&mut *encoder, &mixed).iter().zip(&picked) {
+            let what = format!("{name}, mix {round}, case {index}");
+            close(&found.dense, &cases[index].expected, limit, &what);
+            // Neighbours may change the order of a sum, nothing more.
+            close(
+                &found.dense,
+                &alone[index],
+                1e-6,
+                &format!("{what} against alone"),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_tiny_checkpoint_gives_the_vectors_of_transformers() {
+    let Some(runtime) = runtime() else { return };
+    let mut seen = 0;
+    for entry in std::fs::read_dir(golden_dir().join("checkpoints")).unwrap() {
+        let dir = entry.unwrap().path();
+        let golden = read_json(&dir.join("golden.json"));
+        let model = load(&dir, &runtime);
+        let info = model.info();
+        let name = golden["model"].as_str().unwrap();
+        assert_eq!(info.source, GraphSource::Built);
+        assert_eq!(
+            info.architecture,
+            golden["architecture"].as_str().unwrap(),
+            "{name}"
+        );
+        assert_eq!(
+            info.pooling.unwrap().name(),
+            golden["pooling"].as_str().unwrap(),
+            "{name}"
+        );
+        assert_eq!(
+            info.max_tokens as u64,
+            golden["max_seq_length"].as_u64().unwrap(),
+            "{name}"
+        );
+        check_cases(&model, &cases(&golden, "pooled"), 1e-5, name);
+        seen += 1;
+    }
+    assert!(
+        seen >= 6,
+        "only {seen} checkpoints in tests/golden/checkpoints"
+    );
+}
+
+#[test]
+fn given_onnx_files_give_the_same_vectors() {
+    let Some(runtime) = runtime() else { return };
+    let golden = read_json(&golden_dir().join("checkpoints/bert-tiny-mean/golden.json"));
+    let onnx = golden_dir().join("onnx");
+    // This graph gives token vectors, so the checkpoint's pooling is applied here.
+    let model = load(&onnx.join("bert-tiny-hidden"), &runtime);
+    assert_eq!(
+        model.info().pooling.map(|pooling| pooling.name()),
+        Some("mean")
+    );
+    check_cases(&model, &cases(&golden, "pooled"), 2e-5, "bert-tiny-hidden");
+    // This one pools and normalises by itself, and must not be pooled twice.
+    let model = load(&onnx.join("bert-tiny-pooled"), &runtime);
+    assert_eq!(model.info().pooling, None);
+    check_cases(
+        &model,
+        &cases(&golden, "normalized"),
+        2e-5,
+        "bert-tiny-pooled",
+    );
+    // Told to pool all the same, it is taken by its token vectors.
+    let file = onnx.join("bert-tiny-pooled").join("model.onnx");
+    let options = LoadOptions {
+        runtime,
+        max_tokens: None,
+        pooling: Some(retort_models::Pooling::Mean),
+    };
+    let model = EncoderModel::load(&file, &options).unwrap();
+    assert_eq!(model.info().source, GraphSource::Given(file));
+    check_cases(
+        &model,
+        &cases(&golden, "pooled"),
+        2e-5,
+        "bert-tiny-pooled, by its tokens",
+    );
+}
+
+#[test]
+fn encoders_of_a_model_agree_whatever_their_threads() {
+    let Some(runtime) = runtime() else { return };
+    let model = load(
+        &golden_dir().join("checkpoints/bert-tiny-cls-h64"),
+        &runtime,
+    );
+    let texts = [
+        "one",
+        "two longer words here",
+        "",
+        "a fourth text that is longer than the rest",
+    ];
+    let encodings: Vec<Encoding> = texts.iter().map(|text| encode_text(&model, text)).collect();
+    let encodings: Vec<&Encoding> = encodings.iter().collect();
+    let mut first = model.encoder(1).unwrap();
+    let expected = run(&mut *first, &encodings);
+    let mut second = model.encoder(2).unwrap();
+    drop(first);
+    for (found, expected) in run(&mut *second, &encodings).iter().zip(&expected) {
+        close(&found.dense, &expected.dense, 1e-6, "two threads");
+    }
+    // An encoder outlives the model it came from: its weights stay mapped.
+    drop(model);
+    for (found, expected) in run(&mut *second, &encodings).iter().zip(&expected) {
+        close(
+            &found.dense,
+            &expected.dense,
+            1e-6,
+            "after the model is gone",
+        );
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_the_model_is_refused() {
+    let Some(runtime) = runtime() else { return };
+    for name in ["checkpoints/bert-tiny-head32", "onnx/bert-tiny-hidden"] {
+        let model = load(&golden_dir().join(name), &runtime);
+        let mut encoder = model.encoder(1).unwrap();
+        assert_eq!(encoder.encode(&Batch::default()).unwrap(), []);
+        let encoding = |ids: Vec<u32>, kind: u8| Encoding {
+            token_type_ids: vec![kind; ids.len()],
+            input_ids: ids,
+            tokens_cut: 0,
+        };
+        let vocabulary = model.info().vocab_size as u32;
+        let bad = [
+            encoding(vec![2, vocabulary, 3], 0),
+            encoding(vec![2, 3], 9),
+            encoding(vec![], 0),
+            encoding(vec![5; 4000], 0),
+        ];
+        for encoding in bad {
+            let mut batch = Batch::default();
+            batch.push(&encoding);
+            let error = encoder.encode(&batch).unwrap_err().to_string();
+            assert!(
+                !error.contains("ONNX Runtime"),
+                "{name}: not caught before the run: {error}"
+            );
+        }
+        let mut uneven = Batch::default();
+        uneven.push(&encoding(vec![2, 3], 0));
+        uneven.cu_seqlens = vec![0, 5];
+        assert!(encoder.encode(&uneven).is_err());
+    }
+}
+
+/// The Hugging Face cache keeps `snapshots/<commit>/<name>` as links to `blobs/<hash>`.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_of_links_loads() {
+    let Some(runtime) = runtime() else { return };
+    let source = golden_dir().join("checkpoints/bert-tiny-bf16-sharded");
+    let cache = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshots/0"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(snapshot.join("1_Pooling")).unwrap();
+    let mut files: Vec<PathBuf> = vec!["1_Pooling/config.json".into()];
+    for entry in std::fs::read_dir(&source).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            files.push(entry.file_name().into());
+        }
+    }
+    for (number, file) in files.iter().enumerate() {
+        let blob = blobs.join(format!("{number:040x}"));
+        std::fs::copy(source.join(file), &blob).unwrap();
+        std::os::unix::fs::symlink(&blob, snapshot.join(file)).unwrap();
+    }
+    let golden = read_json(&source.join("golden.json"));
+    check_cases(
+        &load(&snapshot, &runtime),
+        &cases(&golden, "pooled"),
+        1e-5,
+        "links",
+    );
+}
+
+#[test]
+fn all_minilm_l6_v2_gives_the_vectors_of_sentence_transformers() {
+    let Some(runtime) = runtime() else { return };
+    let Some(dir) = std::env::var_os("RETORT_MINILM_DIR") else {
+        println!("stepping aside: RETORT_MINILM_DIR does not name a folder of all-MiniLM-L6-v2");
+        return;
+    };
+    let texts = read_json(&golden_dir().join("minilm/texts.json"));
+    let bytes = std::fs::read(golden_dir().join("minilm/embeddings.f32")).unwrap();
+    let numbers: Vec<f32> = bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    let model = load(Path::new(&dir), &runtime);
+    let info = model.info();
+    assert_eq!((info.dimensions, info.max_tokens), (384, 256));
+    let mut encoder = model.encoder(1).unwrap();
+    let texts = texts["texts"].as_array().unwrap();
+    assert_eq!(numbers.len(), texts.len() * info.dimensions);
+    let encodings: Vec<Encoding> = texts
+        .iter()
+        .map(|text| {
+            let encoding = encode_text(&model, text["text"].as_str().unwrap());
+            assert_eq!(
+                encoding.input_ids.len() as u64,
+                text["n_tokens"].as_u64().unwrap()
+            );
+            encoding
+        })
+        .collect();
+    let mut index = 0;
+    for group in encodings.chunks(7) {
+        for output in run(&mut *encoder, &group.iter().collect::<Vec<_>>()) {
+            let expected = &numbers[index * 384..][..384];
+            let norm = output
+                .dense
+                .iter()
+                .map(|value| value * value)
+                .sum::<f32>()
+                .sqrt();
+            let found: Vec<f32> = output.dense.iter().map(|value| value / norm).collect();
+            let furthest = found
+                .iter()
+                .zip(expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(furthest <= 2e-6, "text {index}: off by {furthest:e}");
+            assert!(cosine(&found, expected) >= 0.99999, "text {index}");
+            index += 1;
+        }
+    }
+}

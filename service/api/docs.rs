@@ -1,0 +1,281 @@
+//! `/openapi.json`, built from the route table, and a page that shows it. The page is Swagger UI,
+//! compiled in, so that it works on a machine without a way out.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{OriginalUri, Path, rejection::PathRejection},
+    response::{IntoResponse, Redirect, Response},
+};
+use http::{Method, header};
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Components, ComponentsBuilder, Content, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder,
+        PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, ResponsesBuilder,
+        path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        schema::{ObjectBuilder, Schema, Type},
+        security::{
+            ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+        },
+    },
+};
+
+use super::{
+    ROUTES, Route,
+    access::Access,
+    errors::ErrorBody,
+    health::{Alive, Health, Readiness, Version},
+    models::{ModelList, ModelRecord},
+    openai::{EmbeddingsAnswer, EmbeddingsBody},
+};
+use crate::error::{Error, Result};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
+/// `GET /openapi.json`.
+pub async fn openapi_json() -> Json<OpenApi> {
+    Json(description())
+}
+
+/// `GET /docs`. The page names its files relative to itself, so its address ends with a slash;
+/// the redirect is relative, too, and so survives a proxy that adds a prefix.
+pub async fn page(OriginalUri(uri): OriginalUri) -> Result<Response> {
+    if uri.path().ends_with('/') {
+        asset("index.html")
+    } else {
+        Ok(Redirect::to("docs/").into_response())
+    }
+}
+
+/// `GET /docs/{file}`: the parts of the page.
+pub async fn file(file: Result<Path<String>, PathRejection>) -> Result<Response> {
+    let Path(file) = file.map_err(|error| Error::InvalidRequest {
+        message: format!("the path of the file: {}", error.body_text()),
+        param: None,
+    })?;
+    asset(&file)
+}
+
+fn asset(name: &str) -> Result<Response> {
+    // `none` keeps the page from asking a validator on the internet about this server.
+    let config = utoipa_swagger_ui::Config::from("../openapi.json").validator_url("none");
+    let file = utoipa_swagger_ui::serve(name, Arc::new(config))
+        .map_err(|error| Error::Internal(format!("the page `{name}`: {error}")))?
+        .ok_or_else(|| Error::RouteNotFound {
+            method: "GET".into(),
+            path: format!("/docs/{}", super::extract::shorten(name, 200)),
+        })?;
+    let headers = [(header::CONTENT_TYPE, file.content_type)];
+    Ok((headers, file.bytes.into_owned()).into_response())
+}
+
+fn description() -> OpenApi {
+    let mut paths = PathsBuilder::new();
+    for route in ROUTES {
+        for path in route.paths {
+            paths = paths.path(
+                documented(path),
+                PathItem::new(verb(route), operation(route, path)),
+            );
+        }
+    }
+    OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("Retort")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some("Texts in, vectors out.")),
+        )
+        .paths(paths)
+        .components(Some(components()))
+        .build()
+}
+
+fn verb(route: &Route) -> HttpMethod {
+    match route.method {
+        Method::POST => HttpMethod::Post,
+        _ => HttpMethod::Get,
+    }
+}
+
+/// What the table knows is added to what the row's own description says.
+fn operation(route: &Route, path: &str) -> Operation {
+    let mut operation = (route.describe)();
+    operation.tags = Some(vec![route.task.to_owned()]);
+    if path != route.paths[0] {
+        operation.description = Some(format!("The same as `{}`.", documented(route.paths[0])));
+    }
+    operation.security = match route.access {
+        Access::Open => None,
+        Access::Metrics | Access::Inference | Access::Admin => {
+            let none: [&str; 0] = [];
+            Some(
+                ["bearer", "key"]
+                    .map(|name| SecurityRequirement::new(name, none))
+                    .into(),
+            )
+        }
+    };
+    let parameters: Vec<_> = path
+        .split('/')
+        .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| {
+            let parameter = ParameterBuilder::new()
+                .name(name.trim_start_matches('*'))
+                .parameter_in(ParameterIn::Path)
+                .required(Required::True)
+                .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+            RefOr::T(parameter.build())
+        })
+        .collect();
+    operation.parameters = (!parameters.is_empty()).then_some(parameters);
+    operation
+}
+
+/// A path as OpenAPI writes it: `{*model}` is `{model}` there.
+fn documented(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+fn components() -> Components {
+    let mut schemas = Vec::new();
+    add::<EmbeddingsBody>(&mut schemas);
+    add::<EmbeddingsAnswer<'_>>(&mut schemas);
+    add::<ModelList>(&mut schemas);
+    add::<Health>(&mut schemas);
+    add::<Alive>(&mut schemas);
+    add::<Readiness>(&mut schemas);
+    add::<Version>(&mut schemas);
+    add::<ErrorBody<'_>>(&mut schemas);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
+    ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .security_scheme("key", SecurityScheme::ApiKey(key))
+        .build()
+}
+
+/// Adds a type and all that it refers to.
+fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
+}
+
+/// The description of the embedding routes.
+pub fn embeddings() -> Operation {
+    let mut operation = describe(
+        "Texts to vectors",
+        answers::<EmbeddingsAnswer<'_>>("One vector per input"),
+    );
+    let body = RequestBodyBuilder::new()
+        .content(JSON, Content::new(Some(reference::<EmbeddingsBody>())))
+        .required(Some(Required::True));
+    operation.request_body = Some(RefOr::T(body.build()));
+    operation
+}
+
+/// The description of the list of models.
+pub fn models() -> Operation {
+    describe("What is served", answers::<ModelList>("Every model"))
+}
+
+/// The description of one model's record.
+pub fn model() -> Operation {
+    describe(
+        "One model",
+        answers::<ModelRecord>("The model of that name, alias or hub id"),
+    )
+}
+
+/// The description of `/health`.
+pub fn health() -> Operation {
+    describe("Whether any model is ready", answers::<Health>("One is"))
+}
+
+/// The description of `/livez`.
+pub fn livez() -> Operation {
+    describe("Whether the process lives", answers::<Alive>("It does"))
+}
+
+/// The description of `/readyz`.
+pub fn readyz() -> Operation {
+    let not_ready = ResponseBuilder::new()
+        .description("A model is not ready")
+        .content(JSON, Content::new(Some(reference::<Readiness>())));
+    let responses = answers::<Readiness>("All are").response("503", not_ready);
+    describe("A forward pass on every model", responses)
+}
+
+/// The description of `/version`.
+pub fn version() -> Operation {
+    describe(
+        "Versions",
+        answers::<Version>("Of this program and of ONNX Runtime"),
+    )
+}
+
+/// The description of `/metrics`.
+pub fn metrics() -> Operation {
+    describe("Metrics", answers_as(TEXT, "For Prometheus"))
+}
+
+/// The description of `/`.
+pub fn root() -> Operation {
+    describe("Where to find the rest", answers_as(TEXT, "A short text"))
+}
+
+/// The description of `/openapi.json`.
+pub fn openapi() -> Operation {
+    describe("This description", answers_as(JSON, "OpenAPI 3.1"))
+}
+
+/// The description of `/docs`.
+pub fn page_doc() -> Operation {
+    describe(
+        "This description, to read and try out",
+        answers_as("text/html", "A page"),
+    )
+}
+
+/// The description of the files of `/docs`.
+pub fn file_doc() -> Operation {
+    describe(
+        "A part of the page",
+        answers_as("application/octet-stream", "A file"),
+    )
+}
+
+fn describe(summary: &str, responses: ResponsesBuilder) -> Operation {
+    let error = ResponseBuilder::new()
+        .description("What went wrong")
+        .content(JSON, Content::new(Some(reference::<ErrorBody<'_>>())));
+    OperationBuilder::new()
+        .summary(Some(summary))
+        .responses(responses.response("default", error).build())
+        .build()
+}
+
+fn answers<T: ToSchema>(description: &str) -> ResponsesBuilder {
+    let content = Content::new(Some(reference::<T>()));
+    let response = ResponseBuilder::new()
+        .description(description)
+        .content(JSON, content);
+    ResponsesBuilder::new().response("200", response)
+}
+
+fn answers_as(content_type: &str, description: &str) -> ResponsesBuilder {
+    let content = Content::new(Some(ObjectBuilder::new().schema_type(Type::String)));
+    let response = ResponseBuilder::new()
+        .description(description)
+        .content(content_type, content);
+    ResponsesBuilder::new().response("200", response)
+}
+
+fn reference<T: ToSchema>() -> Ref {
+    Ref::from_schema_name(T::name())
+}

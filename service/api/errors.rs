@@ -1,0 +1,174 @@
+//! How an [`Error`] leaves: a handler returns it, it rides in the extensions of an empty response,
+//! and the outermost layer has the dialect of the route draw the body.
+
+use axum::{body::Body, response::IntoResponse, response::Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::Error;
+
+/// A family of wire formats that draws its errors alike.
+#[derive(Debug)]
+pub struct Dialect {
+    /// Its name in logs and metrics.
+    pub name: &'static str,
+    /// The body of an error.
+    pub render_error: fn(&Error) -> Vec<u8>,
+}
+
+/// OpenAI's routes and everything else under `/v1`.
+pub const OPENAI: Dialect = Dialect {
+    name: "openai",
+    render_error: union_body,
+};
+
+/// Routes that belong to this server alone: health, metrics, documentation.
+pub const NATIVE: Dialect = Dialect {
+    name: "native",
+    render_error: union_body,
+};
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Fills the response that carries `error`, keeping the headers that other layers have set.
+pub fn draw(response: Response, error: &Error, dialect: &Dialect) -> Response {
+    let (mut parts, _) = response.into_parts();
+    let headers = &mut parts.headers;
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    if error.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = retry_after(error) {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    Response::from_parts(parts, Body::from((dialect.render_error)(error)))
+}
+
+/// Seconds after which it is worth trying again, for errors that pass.
+fn retry_after(error: &Error) -> Option<u64> {
+    match error {
+        Error::Overloaded { retry_after, .. } => Some(retry_after.as_secs().max(1)),
+        Error::NotReady(_) => Some(30),
+        Error::InvalidRequest { .. }
+        | Error::Unauthorized(_)
+        | Error::Forbidden(_)
+        | Error::RouteNotFound { .. }
+        | Error::MethodNotAllowed { .. }
+        | Error::ModelNotFound { .. }
+        | Error::UnsupportedTask { .. }
+        | Error::InputTooLong { .. }
+        | Error::TooLarge { .. }
+        | Error::BadOutput { .. }
+        | Error::Timeout { .. }
+        | Error::NotImplemented(_)
+        | Error::Internal(_) => None,
+    }
+}
+
+/// One body for three kinds of readers: `detail` (Xinference's and Jina's clients), `message`
+/// (Cohere's) and `error` (OpenAI's, LocalAI's).
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody<'a> {
+    /// What was wrong.
+    detail: &'a str,
+    /// The same sentence.
+    message: &'a str,
+    error: ErrorObject<'a>,
+}
+
+/// The error object of OpenAI.
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorObject<'a> {
+    /// What was wrong.
+    message: &'a str,
+    /// The class of the error, e.g. `invalid_request_error`.
+    r#type: &'a str,
+    /// The field at fault, when there is one.
+    param: Option<&'a str>,
+    /// The machine-readable name, e.g. `model_not_found`.
+    code: &'a str,
+}
+
+fn union_body(error: &Error) -> Vec<u8> {
+    let message = error.public_message();
+    let object = ErrorObject {
+        message: &message,
+        r#type: error_type(error.status()),
+        param: error.param(),
+        code: error.code(),
+    };
+    let body = ErrorBody {
+        detail: &message,
+        message: &message,
+        error: object,
+    };
+    serde_json::to_vec(&body).expect("strings always serialise")
+}
+
+/// OpenAI's class of an error, which follows from the status.
+fn error_type(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        status if status.is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_reader_finds_its_key() {
+        let error = Error::ModelNotFound {
+            model: "foo".into(),
+            served: "`bge-m3`".into(),
+        };
+        let body: serde_json::Value = serde_json::from_slice(&union_body(&error)).unwrap();
+        let sentence = "Model not found in the model list, uid: foo; served here: `bge-m3`";
+        assert_eq!(body["detail"], sentence);
+        assert_eq!(body["message"], sentence);
+        assert_eq!(body["error"]["message"], sentence);
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+        assert_eq!(body["error"]["param"], "model");
+        assert_eq!(body["error"]["code"], "model_not_found");
+    }
+
+    #[test]
+    fn errors_that_pass_say_when() {
+        let overloaded = Error::Overloaded {
+            queued: 9,
+            requested: 2,
+            limit: 10,
+            retry_after: Duration::from_millis(200),
+        };
+        let drawn = draw(overloaded.clone().into_response(), &overloaded, &OPENAI);
+        assert_eq!(drawn.status(), 429);
+        assert_eq!(drawn.headers()["retry-after"], "1");
+        let loading = Error::NotReady("bge-m3 is loading".into());
+        let drawn = draw(loading.clone().into_response(), &loading, &OPENAI);
+        assert_eq!(drawn.status(), 503);
+        assert_eq!(drawn.headers()["retry-after"], "30");
+    }
+
+    #[test]
+    fn internals_stay_inside() {
+        let body = union_body(&Error::Internal("secret path /srv/x".into()));
+        assert!(!String::from_utf8(body).unwrap().contains("/srv/x"));
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads a JSON body: whatever its content type says, within the size limit, off the async
+//! threads when it is big, and with errors that name the field at fault.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use super::AppState;
+use crate::error::{Error, Result};
+
+/// Bodies above this many bytes are parsed on a thread that may block.
+const BIG_BODY_BYTES: usize = 256 << 10;
+
+/// Lists and objects may nest this deep; real bodies need five levels.
+const MAX_DEPTH: usize = 64;
+
+/// An over-long body is read, and thrown away, up to so many times the limit: a client that is
+/// still sending when the connection closes sees a reset instead of the answer.
+const DISCARD_FACTOR: usize = 8;
+
+/// What is kept of a message that repeats something long of the caller's: its beginning, and its
+/// end, where serde says what it expected.
+const MESSAGE_CHARS: (usize, usize) = (200, 100);
+
+/// A body that can be read from JSON.
+pub trait WireBody: DeserializeOwned + Send + 'static {
+    /// The names of its fields, so that an error can say which one is at fault.
+    const FIELDS: &'static [&'static str];
+}
+
+/// Extracts a [`WireBody`].
+pub struct JsonBody<T>(pub T);
+
+impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self> {
+        let (head, body) = request.into_parts();
+        let limits = BodyLimits {
+            max_bytes: state.settings.max_body_bytes,
+            timeout: state.settings.request_timeout,
+        };
+        let bytes = read(&head.headers, body, limits).await?;
+        if bytes.len() <= BIG_BODY_BYTES {
+            return parse(&bytes).map(Self);
+        }
+        tokio::task::spawn_blocking(move || parse(&bytes).map(Self))
+            .await
+            .map_err(|error| Error::Internal(format!("parsing a body: {error}")))?
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BodyLimits {
+    max_bytes: usize,
+    timeout: Duration,
+}
+
+async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result<Vec<u8>> {
+    let most = limits.max_bytes.saturating_mul(DISCARD_FACTOR);
+    let too_large = Error::TooLarge {
+        limit: limits.max_bytes,
+    };
+    // Whoever waits for `100 Continue`, or sends far too much, need not be read at all.
+    match content_length(headers) {
+        Some(length) if length > most => return Err(too_large),
+        Some(length) if length > limits.max_bytes && headers.contains_key(header::EXPECT) => {
+            return Err(too_large);
+        }
+        _ => {}
+    }
+    tokio::time::timeout(limits.timeout, collect(body, limits.max_bytes, most))
+        .await
+        .map_err(|_| Error::Timeout {
+            after: limits.timeout,
+        })?
+}
+
+async fn collect(mut body: Body, max_bytes: usize, most: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut received = 0_usize;
+    while received <= most
+        && let Some(frame) = body.frame().await
+    {
+        let frame = frame.map_err(|error| Error::InvalidRequest {
+            message: format!("the body broke off: {error}"),
+            param: None,
+        })?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        received = received.saturating_add(data.len());
+        if received <= max_bytes {
+            bytes.extend_from_slice(data);
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    if received > max_bytes {
+        Err(Error::TooLarge { limit: max_bytes })
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// JSON text → `T`.
+fn parse<T: WireBody>(bytes: &[u8]) -> Result<T> {
+    let malformed = |message: String| Error::InvalidRequest {
+        message,
+        param: None,
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        malformed(format!(
+            "the body is not UTF-8: bad byte at offset {}",
+            error.valid_up_to()
+        ))
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim_ascii().is_empty() {
+        return Err(malformed(
+            "the body is empty; a JSON object is expected".into(),
+        ));
+    }
+    if depth(text.as_bytes()) > MAX_DEPTH {
+        return Err(malformed(format!(
+            "the body nests deeper than {MAX_DEPTH} levels"
+        )));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    // A derived `Deserialize` would take a list for the fields in their order.
+    if text.trim_ascii_start().starts_with('[') {
+        return Err(malformed(
+            "the body is a list; a JSON object is expected".into(),
+        ));
+    }
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        wrong_json::<T>(&path, error.inner())
+    })?;
+    json.end().map_err(|error| wrong_json::<T>(".", &error))?;
+    Ok(value)
+}
+
+/// Names the field when the JSON is well formed but not what is expected.
+fn wrong_json<T: WireBody>(path: &str, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    if !error.is_data() {
+        let message = format!("the body is not JSON: {}", abridge(&text));
+        return Error::InvalidRequest {
+            message,
+            param: None,
+        };
+    }
+    // With the field named, line and column of what may be one long line help nobody.
+    let what = text
+        .rfind(" at line ")
+        .map_or(&text[..], |end| &text[..end]);
+    let what = abridge(what);
+    let field = path.split(['.', '[']).next().unwrap_or_default();
+    let param = T::FIELDS.iter().copied().find(|&name| name == field);
+    let message = match param {
+        Some(_) => format!("`{path}`: {what}"),
+        None => format!("the body: {what}"),
+    };
+    Error::InvalidRequest { message, param }
+}
+
+/// How deep lists and objects nest, brackets inside strings not counted.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_string(&mut bytes),
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The text, or its beginning and its end when it is long.
+fn abridge(text: &str) -> String {
+    let (head, tail) = MESSAGE_CHARS;
+    match text.char_indices().nth_back(tail) {
+        Some((end, _)) if text.chars().count() > head + tail => shorten(text, head) + &text[end..],
+        _ => text.to_owned(),
+    }
+}
+
+/// The text, or its beginning when it is longer than `max_chars`.
+pub fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Sample {
+        numbers: Vec<u32>,
+        flag: Option<bool>,
+    }
+
+    impl WireBody for Sample {
+        const FIELDS: &'static [&'static str] = &["numbers", "flag"];
+    }
+
+    fn refusal(json: &str) -> (String, Option<&'static str>) {
+        match parse::<Sample>(json.as_bytes()).unwrap_err() {
+            Error::InvalidRequest { message, param } => (message, param),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_element_and_what_it_is() {
+        let (message, param) = refusal(r#"{"numbers":[1,"x"]}"#);
+        assert_eq!(
+            message,
+            r#"`numbers[1]`: invalid type: string "x", expected u32"#
+        );
+        assert_eq!(param, Some("numbers"));
+        let (message, param) = refusal(r#"{"flag":true}"#);
+        assert_eq!(
+            (message.as_str(), param),
+            ("the body: missing field `numbers`", None)
+        );
+    }
+
+    #[test]
+    fn a_message_does_not_repeat_a_long_value() {
+        let (message, _) = refusal(&format!(r#"{{"numbers":"{}"}}"#, "x".repeat(1 << 20)));
+        assert!(message.chars().count() < 400, "{}", message.len());
+    }
+
+    #[test]
+    fn null_is_not_given_and_unknown_fields_and_a_byte_order_mark_are_ignored() {
+        let sample: Sample =
+            parse("\u{feff}{\"numbers\":[1],\"flag\":null,\"user\":{\"a\":[]}}".as_bytes())
+                .unwrap();
+        assert_eq!((sample.numbers, sample.flag), (vec![1], None));
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert_eq!(depth(br#"{"a":[[1],[2]]}"#), 3);
+        assert_eq!(depth(br#"["[[[[", "\"[[[", {}]"#), 2);
+        assert_eq!(depth(b"]]][["), 2);
+        assert_eq!(depth(b"\"\\"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_is_taken_up_to_the_limit_and_refused_above_it() {
+        let limits = BodyLimits {
+            max_bytes: 4,
+            timeout: Duration::from_secs(60),
+        };
+        let none = HeaderMap::new();
+        assert_eq!(
+            read(&none, Body::from("1234"), limits).await.unwrap(),
+            b"1234"
+        );
+        for long in ["12345", "123456789012345678901234567890123456789"] {
+            let refused = read(&none, Body::from(long), limits).await.unwrap_err();
+            assert!(matches!(refused, Error::TooLarge { limit: 4 }), "{refused}");
+        }
+    }
+}

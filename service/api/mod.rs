@@ -1,0 +1,204 @@
+//! The HTTP edge: wire formats ⇄ engine types, and no logic beyond that.
+//!
+//! [`ROUTES`] is the whole surface. The router, the decision who may call what, the labels of
+//! logs and metrics and the OpenAPI description all follow from it.
+
+pub mod access;
+mod docs;
+mod errors;
+mod extract;
+mod health;
+mod models;
+mod observe;
+pub mod openai;
+mod path;
+pub mod settings;
+
+#[cfg(test)]
+mod tests;
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state, map_request},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use http::{HeaderValue, Method};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, Any as Anything, CorsLayer},
+};
+use utoipa::openapi::path::Operation;
+
+use self::{
+    access::Access::{Inference, Metrics, Open},
+    errors::{Dialect, NATIVE, OPENAI},
+    observe::RequestLog,
+};
+pub use self::{
+    access::{Access, ApiKeys},
+    settings::{ApiSettings, TokenIds},
+};
+use crate::{engine::Engine, error::Error, telemetry::Telemetry};
+
+/// What all handlers share.
+#[derive(Clone)]
+pub struct AppState {
+    /// The core.
+    pub engine: Engine,
+    /// Limits and choices of the edge.
+    pub settings: Arc<ApiSettings>,
+    /// Where requests are counted.
+    pub telemetry: Telemetry,
+}
+
+/// One row of the route table.
+#[derive(Debug)]
+pub struct Route {
+    /// GET rows answer HEAD as well.
+    pub method: Method,
+    /// The path and its aliases, as axum writes them.
+    pub paths: &'static [&'static str],
+    /// What callers must show.
+    pub access: Access,
+    /// Who draws the errors.
+    pub dialect: &'static Dialect,
+    /// What is asked, for logs and metrics.
+    pub task: &'static str,
+    handler: fn() -> MethodRouter<AppState>,
+    describe: fn() -> Operation,
+}
+
+macro_rules! routes {
+    ($($verb:ident $access:ident $dialect:ident $task:literal $handler:path, $describe:path:
+       $($path:literal)+;)+) => {
+        &[$(Route {
+            method: routes!(@method $verb),
+            paths: &[$($path),+],
+            access: $access,
+            dialect: &$dialect,
+            task: $task,
+            handler: || $verb($handler),
+            describe: $describe,
+        }),+]
+    };
+    (@method get) => { Method::GET };
+    (@method post) => { Method::POST };
+}
+
+/// The whole HTTP surface. A row cannot be written without its access.
+#[rustfmt::skip]
+pub static ROUTES: &[Route] = routes! {
+    post Inference OPENAI "embed"   openai::embeddings,       docs::embeddings:   "/v1/embeddings" "/embeddings";
+    post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:   "/v1/engines/{model}/embeddings";
+    get  Inference OPENAI "models"  models::list,             docs::models:       "/v1/models" "/models";
+    get  Inference OPENAI "models"  models::one,              docs::model:        "/v1/models/{*model}" "/models/{*model}";
+    get  Open      NATIVE "probe"   health::health,           docs::health:       "/health" "/healthz" "/ping";
+    get  Open      NATIVE "probe"   health::livez,            docs::livez:        "/livez";
+    get  Open      NATIVE "probe"   health::readyz,           docs::readyz:       "/readyz" "/ready";
+    get  Metrics   NATIVE "metrics" health::metrics,          docs::metrics:      "/metrics";
+    get  Open      NATIVE "about"   health::version,          docs::version:      "/version";
+    get  Open      NATIVE "about"   health::root,             docs::root:         "/";
+    get  Open      NATIVE "docs"    docs::openapi_json,       docs::openapi:      "/openapi.json";
+    get  Open      NATIVE "docs"    docs::page,               docs::page_doc:     "/docs";
+    get  Open      NATIVE "docs"    docs::file,               docs::file_doc:     "/docs/{*file}";
+};
+
+/// The service as axum runs it.
+pub fn router(state: AppState) -> Router {
+    let telemetry = state.telemetry.clone();
+    let cors = cors(&state.settings.cors_origins);
+    // A layer of a router runs after routing, so what changes the path wraps a router of its own.
+    let mut edge = Router::new()
+        .fallback_service(table(state))
+        .layer(map_request(path::normalize));
+    if let Some(cors) = cors {
+        edge = edge.layer(cors);
+    }
+    edge.layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(telemetry, observe::observe))
+}
+
+fn table(state: AppState) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let gate = from_fn_with_state((state.clone(), route), gate);
+        let methods = (route.handler)().route_layer(gate);
+        for path in route.paths {
+            router = router.route(path, methods.clone());
+        }
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(state)
+}
+
+/// Stands before every handler: names the route for the log, and checks the key.
+async fn gate(
+    State((state, route)): State<(AppState, &'static Route)>,
+    log: RequestLog,
+    request: Request,
+    next: Next,
+) -> Response {
+    log.routed(route);
+    let access = match route.access {
+        Metrics if state.settings.metrics_open => Open,
+        access => access,
+    };
+    match state.settings.keys.allow(access, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn no_route(request: Request) -> Error {
+    Error::RouteNotFound {
+        method: request.method().to_string(),
+        path: shown_path(&request),
+    }
+}
+
+async fn wrong_method(request: Request) -> Error {
+    Error::MethodNotAllowed {
+        method: request.method().to_string(),
+        path: shown_path(&request),
+    }
+}
+
+/// The path for an error message, which need not repeat all of a very long one.
+fn shown_path(request: &Request) -> String {
+    extract::shorten(request.uri().path(), 200)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Error::Internal(format!("a handler panicked: {text}")).into_response()
+}
+
+/// Cross-origin rules for browsers, or none when no origin is allowed.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()))
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods(Anything);
+    Some(layer.allow_headers(Anything).expose_headers(Anything))
+}

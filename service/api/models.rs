@@ -1,0 +1,178 @@
+//! `GET /v1/models`: one record that the readers of OpenAI, Xinference, vLLM and llama.cpp all
+//! understand, plus what this server knows besides.
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use crate::{
+    engine::request::{ModelInfo, ModelKind, ModelState},
+    error::{Error, Result},
+};
+
+/// The answer to `GET /v1/models`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    /// Always `list`.
+    object: &'static str,
+    /// Every model, loading and failed ones included.
+    data: Vec<ModelRecord>,
+}
+
+/// What is told of a model. Numbers are null while it loads.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelRecord {
+    /// The served name, Xinference's uid.
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// When it was loaded, in seconds since the Unix epoch; 0 before.
+    created: u64,
+    owned_by: &'static str,
+    /// The same name: nothing is derived from another model (vLLM).
+    root: String,
+    /// Always null (vLLM).
+    parent: Option<String>,
+    /// `embedding`; clients choose by it what they do with the model.
+    model_type: &'static str,
+    model_name: String,
+    model_engine: &'static str,
+    model_format: &'static str,
+    model_ability: &'static [&'static str],
+    model_hub: Option<&'static str>,
+    model_revision: Option<String>,
+    /// Length of a vector.
+    dimensions: Option<usize>,
+    /// The most tokens of one input, special tokens included.
+    max_tokens: Option<usize>,
+    /// The same number (vLLM).
+    max_model_len: Option<usize>,
+    /// Always empty: checkpoints do not say.
+    language: Vec<String>,
+    quantization: &'static str,
+    replica: u32,
+    /// `host:port` of this server.
+    address: String,
+    accelerators: Option<Vec<String>>,
+    /// `loading`, `ready` or `failed`.
+    state: &'static str,
+    /// Why it did not load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_reason: Option<String>,
+    /// Other names it answers to.
+    aliases: Vec<String>,
+    /// Where the files came from.
+    origin: String,
+    #[serde(flatten)]
+    encoder: Option<EncoderRecord>,
+}
+
+/// What the checkpoint and the machine say, once a model is loaded.
+#[derive(Debug, Serialize, ToSchema)]
+struct EncoderRecord {
+    /// The family of the checkpoint.
+    architecture: String,
+    /// How token vectors become one; null when the given graph does it.
+    pooling: Option<String>,
+    /// Lengths that the model was trained to be cut to.
+    matryoshka_dimensions: Vec<usize>,
+    vocab_size: usize,
+    parameters: u64,
+    /// The type of the weights in the checkpoint.
+    checkpoint_dtype: String,
+    /// The type it computes in.
+    dtype: String,
+    /// Where it runs.
+    device: String,
+    /// The instruction set that its kernels use.
+    isa: &'static str,
+}
+
+/// `GET /v1/models`.
+pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
+    let record = |info| ModelRecord::new(info, &state.settings.address);
+    let data = state.engine.models().into_iter().map(record).collect();
+    Json(ModelList {
+        object: "list",
+        data,
+    })
+}
+
+/// `GET /v1/models/{model}`, where the name may be a hub id with its slash.
+pub async fn one(
+    State(state): State<AppState>,
+    model: Result<Path<String>, PathRejection>,
+) -> Result<Json<ModelRecord>> {
+    let Path(model) = model.map_err(|error| Error::invalid("model", error.body_text()))?;
+    let info = state.engine.model(&model)?;
+    Ok(Json(ModelRecord::new(info, &state.settings.address)))
+}
+
+impl ModelRecord {
+    fn new(info: ModelInfo, address: &str) -> Self {
+        let encoder = info.encoder;
+        let dimensions = encoder.as_ref().map(|e| e.dimensions);
+        let max_tokens = encoder.as_ref().map(|e| e.max_tokens);
+        let (model_type, model_ability): (_, &[&str]) = match info.kind {
+            ModelKind::Embedding => ("embedding", &["embed"]),
+        };
+        let (state, state_reason) = match info.state {
+            ModelState::Loading => ("loading", None),
+            ModelState::Ready => ("ready", None),
+            ModelState::Failed(reason) => ("failed", Some(reason)),
+        };
+        Self {
+            id: info.name.clone(),
+            object: "model",
+            created: info.created,
+            owned_by: "retort",
+            root: info.name.clone(),
+            parent: None,
+            model_type,
+            model_name: info.name,
+            model_engine: "onnx",
+            model_format: "onnx",
+            model_ability,
+            // Only a hub's ids have a slash; the files themselves may have come by another way.
+            model_hub: info
+                .aliases
+                .iter()
+                .any(|name| name.contains('/'))
+                .then_some("huggingface"),
+            model_revision: info.revision,
+            dimensions,
+            max_tokens,
+            max_model_len: max_tokens,
+            language: Vec::new(),
+            quantization: "none",
+            replica: 1,
+            address: address.to_owned(),
+            accelerators: None,
+            state,
+            state_reason,
+            aliases: info.aliases,
+            origin: info.origin,
+            encoder: encoder.map(EncoderRecord::from),
+        }
+    }
+}
+
+impl From<retort_models::EncoderInfo> for EncoderRecord {
+    fn from(info: retort_models::EncoderInfo) -> Self {
+        Self {
+            architecture: info.architecture,
+            pooling: info.pooling.map(|pooling| pooling.to_string()),
+            matryoshka_dimensions: info.matryoshka,
+            vocab_size: info.vocab_size,
+            parameters: info.parameters,
+            checkpoint_dtype: info.checkpoint_dtype,
+            dtype: info.dtype,
+            device: info.device,
+            isa: info.isa,
+        }
+    }
+}

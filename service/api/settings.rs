@@ -1,0 +1,45 @@
+//! What the HTTP edge needs to know of the configuration, already validated.
+
+use std::time::Duration;
+
+use super::access::ApiKeys;
+pub use crate::config::TokenIds;
+
+/// Limits and choices of the HTTP edge. Immutable while serving.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Who may call; empty means everybody.
+    pub keys: ApiKeys,
+    /// The largest body that is read, in bytes.
+    pub max_body_bytes: usize,
+    /// The most inputs of one request.
+    pub max_inputs_per_request: usize,
+    /// What integers in `input` mean.
+    pub token_ids: TokenIds,
+    /// How long a body may take to arrive, and a probe to answer.
+    pub request_timeout: Duration,
+    /// Origins whose pages may call from a browser; `*` stands for all, an empty list for none.
+    pub cors_origins: Vec<String>,
+    /// Whether `/metrics` answers without a key when keys are set.
+    pub metrics_open: bool,
+    /// `host:port` as the model records tell it.
+    pub address: String,
+    /// The version of the ONNX Runtime that was loaded.
+    pub onnxruntime_version: String,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            keys: ApiKeys::default(),
+            max_body_bytes: 32 << 20,
+            max_inputs_per_request: 2048,
+            token_ids: TokenIds::Cl100k,
+            request_timeout: Duration::from_secs(300),
+            cors_origins: vec!["*".into()],
+            metrics_open: true,
+            address: "127.0.0.1:9997".into(),
+            onnxruntime_version: String::new(),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The whole edge, from the head of a request to the last byte of its answer, over the real
+//! engine with a fake model behind it.
+
+mod access;
+mod bad_input;
+mod embeddings;
+mod golden;
+mod surface;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt;
+use retort_models::{Batch, Encode, EncoderInfo, GraphSource, Output, Tokenizer};
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tower::ServiceExt;
+
+use super::{ApiSettings, AppState, router};
+use crate::{
+    engine::{
+        Engine, EngineLimits,
+        encode::{Parts, WorkerKind},
+        request::{ModelInfo, ModelKind, ModelState},
+    },
+    telemetry::{Telemetry, TextFormat},
+};
+
+/// Length of the fake model's vectors.
+const DIMENSIONS: usize = 8;
+
+/// The longest input of the fake model.
+const MAX_TOKENS: usize = 16;
+
+/// A model whose vector depends on every token and its place, and is never zero.
+struct Fake {
+    /// Tells that a forward pass has begun.
+    reached: UnboundedSender<()>,
+    /// Each forward pass waits until this is closed.
+    closed: Receiver<()>,
+}
+
+/// The other side of [`Fake`]; dropping it lets every forward pass go on.
+struct Gate {
+    reached: UnboundedReceiver<()>,
+    _closed: Sender<()>,
+}
+
+impl Encode for Fake {
+    fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
+        let _ = self.reached.send(());
+        let _ = self.closed.recv();
+        let vector = |range: std::ops::Range<usize>| {
+            let mut dense = vec![0.25; DIMENSIONS];
+            for (place, id) in batch.input_ids[range].iter().enumerate() {
+                let sign = if id % 3 == 0 { -1.0 } else { 1.0 };
+                dense[(*id as usize + place) % DIMENSIONS] += sign * (1.0 + *id as f32 / 7.0);
+            }
+            Output { dense }
+        };
+        Ok(batch.ranges().map(vector).collect())
+    }
+}
+
+/// A server with one model, `fake`, also known as `org/fake`.
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    engine: Engine,
+    telemetry: Telemetry,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Server {
+    fn new() -> Self {
+        Self::with(ApiSettings::default(), limits())
+    }
+
+    fn with_settings(settings: ApiSettings) -> Self {
+        Self::with(settings, limits())
+    }
+
+    /// A server whose model is ready.
+    fn with(settings: ApiSettings, limits: EngineLimits) -> Self {
+        Self::gated(settings, limits).0
+    }
+
+    /// A server whose forward passes wait for the gate to be dropped.
+    fn gated(settings: ApiSettings, limits: EngineLimits) -> (Self, Gate) {
+        let (begun, reached) = unbounded_channel();
+        let (open, closed) = channel();
+        let server = Self::loading(settings, limits);
+        let checkpoint =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints/bert-tiny-mean");
+        let tokenizer = Tokenizer::load(&checkpoint).unwrap();
+        let parts = Parts {
+            name: "fake".into(),
+            info: info(tokenizer.vocab_size()),
+            tokenizer: Arc::new(tokenizer),
+            encoders: vec![(
+                WorkerKind::Share,
+                Box::new(Fake {
+                    reached: begun,
+                    closed,
+                }),
+            )],
+            telemetry: server.telemetry.clone(),
+        };
+        server.engine.serve_parts(parts).unwrap();
+        (
+            server,
+            Gate {
+                reached,
+                _closed: open,
+            },
+        )
+    }
+
+    /// A server whose model is registered and no more.
+    fn loading(settings: ApiSettings, limits: EngineLimits) -> Self {
+        let telemetry = Telemetry::new();
+        let engine = Engine::new(limits, telemetry.clone()).unwrap();
+        engine
+            .register(ModelInfo {
+                name: "fake".into(),
+                aliases: vec!["org/fake".into()],
+                kind: ModelKind::Embedding,
+                state: ModelState::Loading,
+                origin: "a test".into(),
+                revision: None,
+                encoder: None,
+                created: 0,
+            })
+            .unwrap();
+        let state = AppState {
+            engine: engine.clone(),
+            settings: Arc::new(settings),
+            telemetry: telemetry.clone(),
+        };
+        Self {
+            router: router(state),
+            engine,
+            telemetry,
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.send(Request::post(path).body(body.into()).unwrap())
+            .await
+    }
+
+    /// As [`Server::post`], for a task of its own.
+    async fn post_owned(self, path: &'static str, body: String) -> Answer {
+        self.post(path, body).await
+    }
+
+    /// The answer to an embedding request that must succeed.
+    async fn embed(&self, body: &str) -> Value {
+        let answer = self.post("/v1/embeddings", body.to_owned()).await;
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text());
+        answer.json()
+    }
+
+    fn metrics(&self) -> String {
+        self.telemetry.render(TextFormat::Plain)
+    }
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in `{}`", self.text()))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks the body that every kind of client can read, and returns its sentence.
+    fn error(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), "application/json");
+        let body = self.json();
+        let detail = body["detail"].as_str().expect("`detail` is a string");
+        assert!(!detail.is_empty());
+        assert_eq!(body["message"], detail);
+        assert_eq!(body["error"]["message"], detail);
+        assert!(body["error"]["type"].is_string() && body["error"]["code"].is_string());
+        assert!(body["error"]["param"].is_string() || body["error"]["param"].is_null());
+        detail.to_owned()
+    }
+}
+
+fn info(vocab_size: usize) -> EncoderInfo {
+    EncoderInfo {
+        architecture: "bert".into(),
+        dimensions: DIMENSIONS,
+        max_tokens: MAX_TOKENS,
+        pooling: None,
+        vocab_size,
+        parameters: 0,
+        weights_bytes: 0,
+        checkpoint_dtype: "float32".into(),
+        dtype: "float32".into(),
+        device: "cpu".into(),
+        source: GraphSource::Built,
+        matryoshka: vec![],
+        isa: "plain",
+    }
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits {
+        max_inputs_per_request: 2048,
+        max_batch_tokens: 1024,
+        max_queue_tokens: 1 << 20,
+        request_timeout: Duration::from_secs(60),
+        threads: 1,
+        workers: 1,
+    }
+}
+
+/// The vectors of an answer in floats.
+fn vectors(answer: &Value) -> Vec<Vec<f32>> {
+    let list = |datum: &Value| {
+        let numbers = datum["embedding"].as_array().expect("floats");
+        numbers.iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    answer["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(list)
+        .collect()
+}

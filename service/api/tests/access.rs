@@ -1,0 +1,167 @@
+//! Who may call what: every row of the table with every kind of key.
+
+use http::HeaderValue;
+
+use super::*;
+use crate::api::{Access, ApiKeys, ROUTES, Route};
+
+/// The rows that answer without a key when keys are set. Whoever adds one has to write it here.
+const OPEN: &[&str] = &[
+    "/health",
+    "/healthz",
+    "/ping",
+    "/livez",
+    "/readyz",
+    "/ready",
+    "/metrics",
+    "/version",
+    "/",
+    "/openapi.json",
+    "/docs",
+    "/docs/{*file}",
+];
+
+fn locked() -> Server {
+    let keys = ApiKeys::new(["right", "other"]).with_admin(["admin"]);
+    Server::with_settings(ApiSettings {
+        keys,
+        ..ApiSettings::default()
+    })
+}
+
+/// A path that the row answers with 200 or a redirect.
+fn concrete(path: &str) -> String {
+    path.replace("{model}", "fake")
+        .replace("{*model}", "org/fake")
+        .replace("{*file}", "index.html")
+}
+
+async fn call(server: &Server, route: &Route, path: &str, header: Option<(&str, &str)>) -> Answer {
+    let mut request = Request::builder()
+        .method(route.method.clone())
+        .uri(concrete(path));
+    if let Some((name, value)) = header {
+        request = request.header(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    server
+        .send(request.body(Body::from(r#"{"input":"a"}"#)).unwrap())
+        .await
+}
+
+fn answered(answer: &Answer) -> bool {
+    answer.status.is_success() || answer.status.is_redirection()
+}
+
+#[tokio::test]
+async fn with_keys_every_row_is_closed_but_those_listed() {
+    let server = locked();
+    for route in ROUTES {
+        for path in route.paths {
+            let open = OPEN.contains(path);
+            assert_eq!(
+                open,
+                matches!(route.access, Access::Open | Access::Metrics),
+                "{path}"
+            );
+            for refused in [
+                None,
+                Some(("authorization", "")),
+                Some(("authorization", "Bearer None")),
+                Some(("authorization", "Bearer wrong")),
+                Some(("authorization", "Bearer \u{e4}")),
+                Some(("authorization", "right")),
+                Some(("x-api-key", "wrong")),
+            ] {
+                let answer = call(&server, route, path, refused).await;
+                if open {
+                    assert!(answered(&answer), "{path} {refused:?}: {}", answer.status);
+                } else {
+                    let detail = answer.error(401);
+                    assert!(
+                        detail.starts_with("Could not validate credentials"),
+                        "{detail}"
+                    );
+                    assert_eq!(answer.header("www-authenticate"), "Bearer");
+                    assert_eq!(answer.json()["error"]["code"], "invalid_api_key");
+                }
+            }
+            for right in [
+                ("authorization", "Bearer right"),
+                ("authorization", "bearer  other "),
+                ("x-api-key", "right"),
+                ("x-api-key", "admin"),
+            ] {
+                let answer = call(&server, route, path, Some(right)).await;
+                assert!(answered(&answer), "{path} {right:?}: {}", answer.text());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_keys_the_headers_are_not_looked_at() {
+    let server = Server::new();
+    for route in ROUTES {
+        for path in route.paths {
+            for sent in [
+                None,
+                Some(("authorization", "")),
+                Some(("authorization", "Bearer None")),
+                Some(("authorization", "Bearer 123")),
+                Some(("x-api-key", "")),
+            ] {
+                let answer = call(&server, route, path, sent).await;
+                assert!(answered(&answer), "{path} {sent:?}: {}", answer.text());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_can_be_closed() {
+    let keys = ApiKeys::new(["right"]);
+    let settings = ApiSettings {
+        keys,
+        metrics_open: false,
+        ..ApiSettings::default()
+    };
+    let server = Server::with_settings(settings);
+    server.get("/metrics").await.error(401);
+    let request = Request::get("/metrics").header("x-api-key", "right");
+    assert_eq!(
+        server
+            .send(request.body(Body::empty()).unwrap())
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_refused_caller_never_reaches_the_body() {
+    // The body is not even JSON, and would be a 400 if anybody read it.
+    locked()
+        .post("/v1/embeddings/", "not JSON")
+        .await
+        .error(401);
+    locked()
+        .post("//v1//embeddings", "not JSON")
+        .await
+        .error(401);
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_around_the_key() {
+    let server = locked();
+    for path in [
+        "/v1/models/",
+        "//v1/models",
+        "/v1/v1/models",
+        "/models//",
+        "/v1/models/%66ake",
+    ] {
+        server.get(path).await.error(401);
+        let head = Request::head(path).body(Body::empty()).unwrap();
+        assert_eq!(server.send(head).await.status, 401, "HEAD {path}");
+    }
+}

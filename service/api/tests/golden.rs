@@ -1,0 +1,56 @@
+//! Request/response pairs in `tests/golden/openai/`: what goes over the wire, to be read and
+//! reviewed. `UPDATE_GOLDEN=1 cargo test` writes the responses anew.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::json;
+
+use super::*;
+
+/// Headers that belong to an answer and do not depend on the clock.
+const HEADERS: &[&str] = &["content-type", "retry-after", "x-retort-truncated"];
+
+#[tokio::test]
+async fn requests_get_the_responses_on_record() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no pairs in `{}`", folder.display());
+    for file in files {
+        let mut pair: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let response = response_to(&pair["request"]).await;
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            pair["response"] = response;
+            fs::write(&file, format!("{pair:#}\n")).unwrap();
+        } else {
+            assert_eq!(pair["response"], response, "{}", file.display());
+        }
+    }
+}
+
+async fn response_to(request: &Value) -> Value {
+    let method = request["method"].as_str().unwrap();
+    let sent = Request::builder()
+        .method(method)
+        .uri(request["path"].as_str().unwrap());
+    let body = request
+        .get("body")
+        .map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let answer = Server::new().send(sent.body(body).unwrap()).await;
+    let mut body = answer.json();
+    // What differs from run to run is replaced by what it is.
+    for (key, what) in [("id", "made up"), ("created", "the time")] {
+        if body.get("usage").is_some() && body.get(key).is_some() {
+            body[key] = what.into();
+        }
+    }
+    let headers: serde_json::Map<String, Value> = HEADERS
+        .iter()
+        .filter(|name| !answer.header(name).is_empty())
+        .map(|name| ((*name).to_owned(), answer.header(name).into()))
+        .collect();
+    json!({"status": answer.status.as_u16(), "headers": headers, "body": body})
+}

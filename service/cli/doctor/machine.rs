@@ -1,0 +1,125 @@
+//! Processor, memory and GPU.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use retort_kernels::Isa;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+use super::Finding;
+use super::runtime::first_line;
+use crate::cli::table::bytes;
+use crate::config::{Config, Environment};
+
+/// Below this, even a small model and its runtime do not fit.
+const MEMORY_BYTES_MIN: u64 = 1_000_000_000;
+
+/// What the machine computes with.
+pub fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
+    vec![
+        cpu(config, Isa::detect().name()),
+        memory(),
+        gpu(environment),
+    ]
+}
+
+/// The processor's own name; empty when it does not say.
+pub fn processor() -> String {
+    let wanted = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
+    let system = System::new_with_specifics(wanted);
+    system
+        .cpus()
+        .first()
+        .map(|cpu| cpu.brand().trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn cpu(config: &Config, isa: &str) -> Finding {
+    let threads = config.cpu.threads;
+    let finding = format!(
+        "{}; {isa} kernels, threads for inference: {threads}",
+        processor()
+    );
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if isa == "portable" {
+        let remedy = "use a processor with AVX2 or NEON; this one computes slowly";
+        Finding::warning("cpu", finding, remedy)
+    } else if threads > cores {
+        let remedy = format!("lower `--threads` to {cores}, the number of cores");
+        Finding::warning("cpu", finding, remedy)
+    } else {
+        Finding::good("cpu", finding)
+    }
+}
+
+fn memory() -> Finding {
+    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(wanted);
+    // A container's limit is what counts, where there is one.
+    let limits = system
+        .cgroup_limits()
+        .map(|limits| (limits.total_memory, limits.free_memory));
+    let (total, free) = limits.unwrap_or((system.total_memory(), system.available_memory()));
+    let finding = format!("{} free of {}", bytes(free), bytes(total));
+    if free < MEMORY_BYTES_MIN {
+        Finding::warning(
+            "memory",
+            finding,
+            "free some; a model needs its weights' size and more",
+        )
+    } else {
+        Finding::good("memory", finding)
+    }
+}
+
+/// A GPU is only reported: no provider for one is part of this build.
+fn gpu(environment: &Environment) -> Finding {
+    let query = ["--query-gpu=name,driver_version", "--format=csv,noheader"];
+    let named = first_line(Command::new("nvidia-smi").args(query));
+    let driver = driver(environment);
+    let finding = match (named, driver) {
+        (Some(name), _) => format!("{name}; this build computes on the CPU"),
+        (None, Some(path)) => {
+            format!(
+                "driver {}, no device answers; this build computes on the CPU",
+                path.display()
+            )
+        }
+        (None, None) => "none found: the CPU will be used".into(),
+    };
+    Finding::good("gpu", finding)
+}
+
+/// The driver's library, where loaders look for it; WSL keeps it in a place of its own.
+fn driver(environment: &Environment) -> Option<PathBuf> {
+    const PLACES: [&str; 5] = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+    ];
+    let named = environment
+        .get("LD_LIBRARY_PATH")
+        .unwrap_or_default()
+        .split(':');
+    let places = named.filter(|place| !place.is_empty()).chain(PLACES);
+    places
+        .map(|place| Path::new(place).join("libcuda.so.1"))
+        .find(|path| path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_is_found_where_loaders_look() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let library = directory.path().join("libcuda.so.1");
+        std::fs::write(&library, "").expect("a file");
+        let path = format!("/nonexistent:{}", directory.path().display());
+        let environment = [("LD_LIBRARY_PATH", path)].into_iter().collect();
+        assert_eq!(driver(&environment), Some(library));
+    }
+}

@@ -1,0 +1,126 @@
+//! `retort pull`: fetches ONNX Runtime and models and loads neither.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::flags::{Files, Flags};
+use super::table::{bytes, bytes_under, render, table};
+use super::{Context, Failure, print};
+use crate::config::{Purpose, Typed, setting};
+use crate::provision::{self, ModelRequest, Progress, Weights};
+
+/// Flags of `retort pull`.
+#[derive(Args)]
+pub struct PullArgs {
+    /// What to fetch, as `id[@revision]`; the configured models when none is named
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
+    /// Fetch only models, not ONNX Runtime
+    #[arg(long)]
+    no_runtime: bool,
+    #[command(flatten)]
+    flags: Flags<Files>,
+}
+
+/// Fetches and tells where everything is.
+pub fn run(mut args: PullArgs, context: &Context) -> Result<ExitCode, Failure> {
+    if !args.models.is_empty() {
+        let typed = setting("model").map(|setting| Typed {
+            setting,
+            values: args.models,
+        });
+        args.flags.typed.extend(typed);
+    }
+    let config = context.load(Purpose::Local, args.flags)?.config;
+    let progress = Progress::stderr();
+    let mut pulled = Vec::new();
+    if !args.no_runtime {
+        let library = provision::runtime(&config.provision, &progress)?;
+        let version = library
+            .version
+            .unwrap_or_else(|| provision::RUNTIME_VERSION.into());
+        pulled.push(Pulled {
+            what: format!("ONNX Runtime {version}"),
+            origin: library.origin.to_string(),
+            bytes: std::fs::metadata(&library.path).map_or(0, |file| file.len()),
+            path: library.path,
+        });
+    }
+    for model in &config.models {
+        let id = model.location.id();
+        let revision = model.revision.as_deref();
+        let request = ModelRequest {
+            id: &id,
+            revision,
+            weights: Weights::Checkpoint,
+        };
+        let files = provision::model(&config.provision, &request, &progress)?;
+        pulled.push(Pulled {
+            origin: files.origin.to_string(),
+            bytes: bytes_under(&files.dir),
+            path: files.dir,
+            what: id,
+        });
+    }
+    print(&draw(&pulled))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Something that is on this machine now.
+struct Pulled {
+    what: String,
+    origin: String,
+    bytes: u64,
+    path: PathBuf,
+}
+
+fn draw(pulled: &[Pulled]) -> String {
+    let mut rows = table(&["what", "from", "size", "where"]);
+    for Pulled {
+        what,
+        origin,
+        bytes: size,
+        path,
+    } in pulled
+    {
+        rows.add_row([what, origin, &bytes(*size), &path.display().to_string()]);
+    }
+    render(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_what_is_where() {
+        let text = draw(&[Pulled {
+            what: "BAAI/bge-m3".into(),
+            origin: "fetched from PyPI".into(),
+            bytes: 2_271_000_000,
+            path: "/cache/bge-m3".into(),
+        }]);
+        let words: Vec<&str> = text
+            .lines()
+            .nth(1)
+            .unwrap_or_default()
+            .split("  ")
+            .collect();
+        let cells: Vec<&str> = words
+            .into_iter()
+            .map(str::trim)
+            .filter(|w| !w.is_empty())
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                "BAAI/bge-m3",
+                "fetched from PyPI",
+                "2.3 GB",
+                "/cache/bge-m3"
+            ]
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! What is told once the service answers: which ONNX Runtime, which models, which device really
+//! runs, and a request to try. Pure: facts in, text out.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::engine::request::{ModelInfo, ModelState};
+use crate::serve::Core;
+
+/// Everything the report says.
+pub struct Report {
+    /// The ONNX Runtime.
+    pub runtime: RuntimeFacts,
+    /// Every model, failed ones included.
+    pub models: Vec<ModelInfo>,
+    /// The processor's own name.
+    pub processor: String,
+    /// Threads for inference.
+    pub threads: usize,
+    /// The configuration file, if one was read.
+    pub config: Option<PathBuf>,
+    /// How many keys are accepted.
+    pub keys: usize,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Which ONNX Runtime runs.
+pub struct RuntimeFacts {
+    /// Its version, asked of the loaded library.
+    pub version: String,
+    /// How it was found.
+    pub origin: String,
+    /// The library.
+    pub path: PathBuf,
+}
+
+impl RuntimeFacts {
+    /// The facts of the library that was loaded.
+    pub fn of(core: &Core) -> Self {
+        Self {
+            version: core.runtime.version(),
+            origin: core.library.origin.to_string(),
+            path: core.library.path.clone(),
+        }
+    }
+}
+
+/// The report, with a blank line before and after.
+pub fn report(facts: &Report) -> String {
+    let mut text = format!("\nRetort {}\n\n", env!("CARGO_PKG_VERSION"));
+    let mut block = Block(&mut text);
+    let RuntimeFacts {
+        version,
+        origin,
+        path,
+    } = &facts.runtime;
+    block.rows(
+        "runtime",
+        &[
+            format!("ONNX Runtime {version} ({origin})"),
+            path.display().to_string(),
+        ],
+    );
+    for model in &facts.models {
+        block.rows("model", &model_lines(model));
+    }
+    block.rows("device", &[device(facts)]);
+    if let Some(config) = &facts.config {
+        block.rows("config", &[config.display().to_string()]);
+    }
+    let keys = match facts.keys {
+        0 => "none needed".to_owned(),
+        1 => "1 accepted".to_owned(),
+        many => format!("{many} accepted"),
+    };
+    block.rows("keys", &[keys]);
+    block.rows("address", &[base_url(facts.address)]);
+    if let Some(curl) = curl(facts) {
+        let _ = write!(text, "\nTry it:\n\n{curl}\n");
+    }
+    text.push('\n');
+    text
+}
+
+/// The address at which this machine reaches the service, also when it listens on all of them.
+pub fn base_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// Lines that begin with a label, which is not repeated.
+struct Block<'a>(&'a mut String);
+
+impl Block<'_> {
+    fn rows(&mut self, label: &str, lines: &[String]) {
+        for (index, line) in lines.iter().enumerate() {
+            let label = if index == 0 { label } else { "" };
+            let _ = writeln!(self.0, "  {label:<9}{line}");
+        }
+    }
+}
+
+fn model_lines(model: &ModelInfo) -> Vec<String> {
+    let id = model
+        .aliases
+        .iter()
+        .find(|alias| alias.contains('/'))
+        .unwrap_or(&model.name);
+    match &model.state {
+        ModelState::Failed(reason) => {
+            // A reason may list what was tried, one line each.
+            let mut lines = reason.lines().map(str::to_owned);
+            let first = lines.next().unwrap_or_default();
+            return std::iter::once(format!("{} did not load: {first}", model.name))
+                .chain(lines)
+                .collect();
+        }
+        ModelState::Loading => return vec![format!("{} is loading", model.name)],
+        ModelState::Ready => {}
+    }
+    let revision = model
+        .revision
+        .as_deref()
+        .map(|r| format!(", revision {}", short(r)));
+    let source = format!("{id}, {}{}", model.origin, revision.unwrap_or_default());
+    let Some(info) = &model.encoder else {
+        return vec![model.name.clone(), source];
+    };
+    let pooling = info
+        .pooling
+        .map(|pooling| format!(", {} pooling", pooling.name()));
+    let parameters = match info.parameters {
+        0 => String::new(),
+        count => format!(", {} parameters", rounded(count)),
+    };
+    let shape = format!(
+        "{}, {} dimensions, at most {} tokens{}{parameters}",
+        info.architecture,
+        info.dimensions,
+        info.max_tokens,
+        pooling.unwrap_or_default(),
+    );
+    let types = format!(
+        "{} weights, computed in {}",
+        info.checkpoint_dtype, info.dtype
+    );
+    vec![model.name.clone(), source, shape, types]
+}
+
+fn device(facts: &Report) -> String {
+    let running = facts.models.iter().find_map(|model| model.encoder.as_ref());
+    let device = running.map_or("none, as no model is loaded".into(), |info| {
+        info.device.clone()
+    });
+    let isa = running
+        .map(|info| format!(", {} kernels", info.isa))
+        .unwrap_or_default();
+    let threads = match facts.threads {
+        1 => "1 thread".to_owned(),
+        many => format!("{many} threads"),
+    };
+    let processor = Some(&facts.processor).filter(|name| !name.is_empty());
+    let processor = processor
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
+    format!("{device}{processor}{isa}, {threads}")
+}
+
+/// One request that can be copied into a shell. It names the key's variable, never the key.
+fn curl(facts: &Report) -> Option<String> {
+    let ready = facts
+        .models
+        .iter()
+        .find(|model| model.state == ModelState::Ready)?;
+    let name = serde_json::Value::from(ready.name.as_str());
+    let body = format!(r#"{{"model": {name}, "input": "Hello, world"}}"#);
+    let url = base_url(facts.address);
+    let key = match facts.keys {
+        0 => "",
+        _ => " -H \"Authorization: Bearer $RETORT_API_KEY\"",
+    };
+    // Inside single quotes a shell takes everything literally but the quote itself.
+    let body = body.replace('\'', r"'\''");
+    Some(format!(
+        "  curl {url}/v1/embeddings{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
+    ))
+}
+
+/// A commit is told by its first letters; a tag or a version is shown in full.
+fn short(revision: &str) -> &str {
+    let is_commit = revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_commit { &revision[..12] } else { revision }
+}
+
+fn rounded(count: u64) -> String {
+    let count = count as f64;
+    match count {
+        c if c >= 1e9 => format!("{:.1} billion", c / 1e9),
+        c if c >= 1e6 => format!("{:.1} million", c / 1e6),
+        c => format!("{c}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

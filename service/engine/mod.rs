@@ -1,0 +1,259 @@
+//! The one core under all dialects. It knows requests and models, no wire format.
+
+pub mod encode;
+mod registry;
+pub mod request;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use retort_models::EncoderModel;
+
+use self::{
+    encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, WorkerKind},
+    registry::Registry,
+    request::{EmbedRequest, EmbedResponse, ModelInfo, ModelState},
+};
+use crate::{
+    error::{Error, Result},
+    telemetry::Telemetry,
+};
+
+/// The handle that all handlers hold; cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    registry: Registry,
+    limits: EngineLimits,
+    pool: TokenizerPool,
+    telemetry: Telemetry,
+    draining: AtomicBool,
+}
+
+/// Bounds of the engine, and how it uses the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineLimits {
+    /// The most inputs in one request.
+    pub max_inputs_per_request: usize,
+    /// The most tokens in one forward pass.
+    pub max_batch_tokens: usize,
+    /// The most tokens that may wait for one model.
+    pub max_queue_tokens: usize,
+    /// When a request is given up.
+    pub request_timeout: Duration,
+    /// Cores to compute on.
+    pub threads: usize,
+    /// Workers that share the cores when there is more than one input; at most `threads`.
+    pub workers: usize,
+}
+
+/// The outcome of a real forward pass on one model.
+#[derive(Debug)]
+pub struct Probe {
+    /// The served name.
+    pub model: String,
+    /// The device that ran it.
+    pub device: String,
+    /// How long it took, or why it failed.
+    pub outcome: Result<Duration>,
+}
+
+impl Engine {
+    /// An engine that serves nothing yet.
+    ///
+    /// # Errors
+    /// When the operating system refuses threads.
+    pub fn new(limits: EngineLimits, telemetry: Telemetry) -> Result<Self> {
+        let pool = TokenizerPool::new(limits.threads)?;
+        let draining = AtomicBool::new(false);
+        let registry = Registry::default();
+        Ok(Self(Arc::new(Shared {
+            registry,
+            limits,
+            pool,
+            telemetry,
+            draining,
+        })))
+    }
+
+    /// Makes a model's name visible while it loads.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn register(&self, info: ModelInfo) -> Result<()> {
+        self.0.registry.register(info)
+    }
+
+    /// Tells where the files of a registered model came from.
+    pub fn found(&self, name: &str, origin: String, revision: Option<String>) {
+        self.0.registry.found(name, origin, revision);
+    }
+
+    /// Records why a registered model did not load.
+    pub fn failed(&self, name: &str, reason: String) {
+        self.0.registry.failed(name, reason);
+    }
+
+    /// Makes the sessions of a registered model and opens it for requests.
+    ///
+    /// # Errors
+    /// When ONNX Runtime refuses the graph or the operating system a thread.
+    pub fn serve(&self, name: &str, model: &EncoderModel) -> Result<()> {
+        let mut encoders = Vec::new();
+        for (kind, threads) in worker_threads(&self.0.limits) {
+            let encoder = model
+                .encoder(threads)
+                .map_err(|error| Error::Internal(error.to_string()))?;
+            encoders.push((kind, encoder));
+        }
+        self.serve_parts(Parts {
+            name: name.into(),
+            info: model.info().clone(),
+            tokenizer: model.tokenizer().clone(),
+            encoders,
+            telemetry: self.0.telemetry.clone(),
+        })
+    }
+
+    /// Opens a registered model on encoders that exist already: the seam where tests put a fake.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn serve_parts(&self, parts: Parts) -> Result<()> {
+        let name = parts.name.clone();
+        let limits = PipelineLimits {
+            max_batch_tokens: self.0.limits.max_batch_tokens,
+            max_queue_tokens: self.0.limits.max_queue_tokens,
+        };
+        let pipeline = Pipeline::start(parts, limits, self.0.pool.clone())?;
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.0
+            .registry
+            .ready(&name, Arc::new(pipeline), now.as_secs());
+        Ok(())
+    }
+
+    /// Vectors for texts.
+    ///
+    /// # Errors
+    /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
+    pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedResponse> {
+        if self.is_draining() {
+            return Err(Error::NotReady("the server is shutting down".into()));
+        }
+        let limits = &self.0.limits;
+        let inputs = request.inputs.len();
+        if inputs == 0 || inputs > limits.max_inputs_per_request {
+            let most = limits.max_inputs_per_request;
+            return Err(Error::invalid(
+                "input",
+                format!(
+                    "`input` has {inputs} items; 1 to {most} are allowed \
+                     (`max_inputs_per_request` sets the limit)"
+                ),
+            ));
+        }
+        let pipeline = self.0.registry.encoder(request.model.as_deref())?;
+        tokio::time::timeout(limits.request_timeout, pipeline.embed(request))
+            .await
+            .map_err(|_| Error::Timeout {
+                after: limits.request_timeout,
+            })?
+    }
+
+    /// Every model, in order of registration.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        self.0.registry.list()
+    }
+
+    /// One model, by name or alias.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn model(&self, name: &str) -> Result<ModelInfo> {
+        self.0.registry.get(name)
+    }
+
+    /// A real forward pass on every model, ahead of whatever waits.
+    pub async fn probe(&self) -> Vec<Probe> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let mut probes = Vec::new();
+        for (info, pipeline) in self.0.registry.pipelines() {
+            let device = info
+                .encoder
+                .as_ref()
+                .map_or("none", |e| &e.device)
+                .to_owned();
+            let outcome = match (pipeline, info.state) {
+                (Some(pipeline), _) => pipeline.probe(PATIENCE).await,
+                (None, ModelState::Failed(reason)) => Err(Error::NotReady(reason)),
+                (None, _) => Err(Error::NotReady("still loading".into())),
+            };
+            probes.push(Probe {
+                model: info.name,
+                device,
+                outcome,
+            });
+        }
+        probes
+    }
+
+    /// Refuses new requests; those inside are still answered.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Engine::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// The sessions a model gets: one a worker on its part of the cores for throughput, and one over
+/// all cores for the latency of a lone input, where that is a different thing.
+fn worker_threads(limits: &EngineLimits) -> Vec<(WorkerKind, usize)> {
+    let workers = limits.workers.clamp(1, limits.threads.max(1));
+    let each = (limits.threads / workers).max(1);
+    let mut sessions = vec![(WorkerKind::Share, each); workers];
+    if workers > 1 {
+        sessions.push((WorkerKind::AllCores, limits.threads));
+    }
+    sessions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(threads: usize, workers: usize) -> EngineLimits {
+        EngineLimits {
+            max_inputs_per_request: 1,
+            max_batch_tokens: 1,
+            max_queue_tokens: 1,
+            request_timeout: Duration::ZERO,
+            threads,
+            workers,
+        }
+    }
+
+    #[test]
+    fn cores_are_shared_out_and_a_lone_input_gets_them_all() {
+        use WorkerKind::{AllCores, Share};
+        let check = |threads, workers, expected: &[(WorkerKind, usize)]| {
+            assert_eq!(worker_threads(&limits(threads, workers)), expected);
+        };
+        check(1, 1, &[(Share, 1)]);
+        check(2, 2, &[(Share, 1), (Share, 1), (AllCores, 2)]);
+        check(4, 1, &[(Share, 4)]);
+        check(8, 2, &[(Share, 4), (Share, 4), (AllCores, 8)]);
+        check(2, 9, &[(Share, 1), (Share, 1), (AllCores, 2)]);
+    }
+}

@@ -1,0 +1,198 @@
+//! The one error that callers see, named from their side. A status code is chosen here and
+//! nowhere else; a dialect only decides how the body is drawn.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// The result of everything the engine does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request was not answered with what it asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The body or a parameter is wrong; sending the same request again cannot succeed.
+    #[error("{message}")]
+    InvalidRequest {
+        /// What was wrong, the value, the limit, and what changes it.
+        message: String,
+        /// The field at fault, when there is one.
+        param: Option<&'static str>,
+    },
+    /// No key, or a wrong one.
+    #[error("Could not validate credentials: {0}")]
+    Unauthorized(&'static str),
+    /// The key is right but may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// No such path.
+    #[error("no route `{method} {path}`; see /docs for what is served")]
+    RouteNotFound {
+        /// The method of the request.
+        method: String,
+        /// The path of the request.
+        path: String,
+    },
+    /// The path exists, for other methods.
+    #[error("`{method}` is not allowed on `{path}`")]
+    MethodNotAllowed {
+        /// The method of the request.
+        method: String,
+        /// The path of the request.
+        path: String,
+    },
+    /// No model is served under this name.
+    #[error("Model not found in the model list, uid: {model}; served here: {served}")]
+    ModelNotFound {
+        /// The name that was asked for.
+        model: String,
+        /// The names that are served, for the person who mistyped.
+        served: String,
+    },
+    /// The model exists but cannot do this.
+    #[error("model `{model}` is {kind} and cannot {task}")]
+    UnsupportedTask {
+        /// The served name.
+        model: String,
+        /// What it is, e.g. `an embedding model`.
+        kind: &'static str,
+        /// What was asked of it, e.g. `rerank`.
+        task: &'static str,
+    },
+    /// An input has more tokens than fit and the caller asked not to cut it.
+    #[error(
+        "input {index} has {tokens} tokens, more than the limit of {limit}; shorten it, or send \
+         `\"truncate\": \"END\"` to have it cut"
+    )]
+    InputTooLong {
+        /// Position of the input within the request.
+        index: usize,
+        /// Its tokens, special tokens included.
+        tokens: usize,
+        /// The most that fit.
+        limit: usize,
+    },
+    /// The body is over the limit.
+    #[error("the request body is larger than {limit} bytes; raise `max_body_bytes` to allow it")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The queue is full; nothing of the request was taken.
+    #[error(
+        "Rate limit reached: {queued} tokens are waiting and {requested} more would exceed \
+         `max_queue_tokens` = {limit}; retry after {} s", retry_after.as_secs().max(1)
+    )]
+    Overloaded {
+        /// Tokens that wait already.
+        queued: usize,
+        /// Tokens of this request.
+        requested: usize,
+        /// The most that may wait.
+        limit: usize,
+        /// When the queue will have room, judged by the recent rate.
+        retry_after: Duration,
+    },
+    /// The model answered with something that is not a vector.
+    #[error("input {index}: the model returned a vector that is {fault}; nothing was sent for it")]
+    BadOutput {
+        /// Position of the input within the request.
+        index: usize,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The request took longer than its deadline.
+    #[error("the request was not finished within {} s", after.as_secs_f32())]
+    Timeout {
+        /// The deadline.
+        after: Duration,
+    },
+    /// The model is loading, or the server is draining.
+    #[error("{0}")]
+    NotReady(String),
+    /// The feature exists elsewhere but not here.
+    #[error("{0}")]
+    NotImplemented(String),
+    /// A bug or a failing machine. Logged in full, sent without detail.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An [`Error::InvalidRequest`] about one field.
+    pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+        Self::InvalidRequest {
+            message: message.into(),
+            param: Some(param),
+        }
+    }
+
+    /// The HTTP status of this error.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidRequest { .. }
+            | Self::UnsupportedTask { .. }
+            | Self::InputTooLong { .. } => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::RouteNotFound { .. } | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::BadOutput { .. } | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The machine-readable name of this error, OpenAI's where OpenAI has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest { .. } => "invalid_request",
+            Self::Unauthorized(_) => "invalid_api_key",
+            Self::Forbidden(_) => "insufficient_scope",
+            Self::RouteNotFound { .. } => "route_not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::UnsupportedTask { .. } => "unsupported_task",
+            Self::InputTooLong { .. } => "context_length_exceeded",
+            Self::TooLarge { .. } => "request_too_large",
+            Self::Overloaded { .. } => "rate_limit_exceeded",
+            Self::BadOutput { .. } => "bad_output",
+            Self::Timeout { .. } => "timeout",
+            Self::NotReady(_) => "not_ready",
+            Self::NotImplemented(_) => "not_implemented",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// The field at fault, when the caller can be told one.
+    pub fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidRequest { param, .. } => *param,
+            Self::ModelNotFound { .. } | Self::UnsupportedTask { .. } => Some("model"),
+            Self::InputTooLong { .. } | Self::BadOutput { .. } => Some("input"),
+            Self::Unauthorized(_)
+            | Self::Forbidden(_)
+            | Self::RouteNotFound { .. }
+            | Self::MethodNotAllowed { .. }
+            | Self::TooLarge { .. }
+            | Self::Overloaded { .. }
+            | Self::Timeout { .. }
+            | Self::NotReady(_)
+            | Self::NotImplemented(_)
+            | Self::Internal(_) => None,
+        }
+    }
+
+    /// What a caller may read: the message, or a plain sentence where the message is internal.
+    pub fn public_message(&self) -> String {
+        match self {
+            Self::Internal(_) => {
+                "internal error; the server's log has the details under this request's id".into()
+            }
+            other => other.to_string(),
+        }
+    }
+}

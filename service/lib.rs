@@ -1,0 +1,13 @@
+//! Retort: texts in, vectors out, over HTTP, in every dialect that clients speak.
+//!
+//! Imports go one way: `cli → api → engine → retort_models → retort_kernels`. `config`,
+//! `provision` and `telemetry` know none of them.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod provision;
+pub mod serve;
+pub mod telemetry;

@@ -1,0 +1,7 @@
+//! The `retort` program: reads the command line and hands over.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    retort::cli::main()
+}

@@ -1,0 +1,10 @@
+//! The one integration-test binary: numerics, the service over HTTP, the program itself, the rules
+//! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
+
+mod http;
+mod numerics;
+mod official_clients;
+mod operators;
+mod program;
+mod support;
+mod tidy;

@@ -1,0 +1,81 @@
+//! The clients that people really use, from PyPI, against a live service.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::server::Server;
+
+const OPENAI: &str = "openai==2.54.0";
+
+/// A Python environment under `target/` with this package; made once.
+fn python_with(package: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("venv")
+        .join(package);
+    let python = dir.join(if cfg!(windows) {
+        "Scripts/python.exe"
+    } else {
+        "bin/python"
+    });
+    let complete = dir.join("complete");
+    if !complete.exists() {
+        eprintln!("making a Python environment with {package}");
+        run(Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&dir));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]));
+        fs::write(&complete, "").unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?} failed:\n{text}\n{errors}"
+    );
+    text
+}
+
+fn openai(server: &Server, model: &str, key: Option<&str>) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
+    let mut command = Command::new(python_with(OPENAI));
+    command
+        .arg(script)
+        .arg(format!("http://{}/v1", server.address()))
+        .arg(model);
+    if let Some(key) = key {
+        command.args(["--api-key", key]);
+    }
+    // A proxy of the environment must not come between two processes of one machine.
+    command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1");
+    run(&mut command)
+}
+
+#[test]
+fn the_openai_package_is_at_home() {
+    let report = openai(Server::shared(), "minilm", None);
+    assert!(
+        report.lines().filter(|line| line.starts_with("ok")).count() >= 8,
+        "{report}"
+    );
+}
+
+#[test]
+fn the_openai_package_shows_its_key() {
+    let tiny = crate::support::golden("checkpoints/bert-tiny-mean");
+    let model = format!("tiny={}", tiny.display());
+    let server = Server::start(&[("model", &model), ("api-key", "s3cret")]);
+    let report = openai(&server, "tiny", Some("s3cret"));
+    assert!(report.contains("AuthenticationError"), "{report}");
+}

@@ -1,0 +1,172 @@
+//! The program as a person runs it: what it prints, how it stops, what its commands do.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    golden, minilm, runtime,
+    server::{Program, run},
+};
+
+/// `--model` for a tiny checkpoint; the environment that keeps the program off the network and
+/// gives it the ONNX Runtime that the tests use.
+fn tiny() -> String {
+    format!("tiny={}", golden("checkpoints/bert-tiny-mean").display())
+}
+
+fn offline() -> Vec<(&'static str, String)> {
+    let library = runtime().library().display().to_string();
+    vec![("RETORT_OFFLINE", "1".into()), ("ORT_DYLIB_PATH", library)]
+}
+
+fn serve(arguments: &[&str]) -> Program {
+    let variables = offline();
+    let variables: Vec<_> = variables.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    Program::serve(arguments, &variables)
+}
+
+fn command(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let variables = offline();
+    let variables: Vec<_> = variables.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    run(arguments, &variables, input)
+}
+
+#[test]
+fn it_says_what_runs_where_and_how_to_ask() {
+    let minilm = format!("minilm={}", minilm().display());
+    let program = serve(&["serve", "--model", &minilm]);
+    for told in ["1.31.1", "minilm", "384", "256", "cpu", "/v1/embeddings"] {
+        assert!(
+            program.printed.contains(told),
+            "`{told}` is not in:\n{}",
+            program.printed
+        );
+    }
+    assert_eq!(program.client().embed("minilm", &["works"])[0].len(), 384);
+}
+
+#[test]
+fn sigterm_finishes_what_is_inside_and_exits_cleanly() {
+    let minilm = format!("minilm={}", minilm().display());
+    let mut program = serve(&["serve", "--model", &minilm]);
+    let client = program.client();
+    let text = "a long text that takes a while ".repeat(40);
+    let body = json!({"input": vec![text; 48]});
+    let answer = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| client.post("/v1/embeddings", &body));
+        // The request is inside once its tokens are counted.
+        while !client
+            .get("/metrics")
+            .body
+            .contains("retort_request_tokens_count{model=\"minilm\"} 1")
+        {
+            assert!(
+                !asking.is_finished(),
+                "it was answered before it could be interrupted"
+            );
+        }
+        program.terminate();
+        asking.join().unwrap()
+    });
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.vectors().len(), 48);
+    assert!(program.wait(Duration::from_secs(60)).success());
+}
+
+#[test]
+fn a_taken_port_is_told_before_anything_else() {
+    let program = serve(&["serve", "--model", &tiny()]);
+    let port = program.address.port().to_string();
+    let (status, _, errors) = command(&["serve", "--model", &tiny(), "--port", &port], "");
+    assert_eq!(status, 1);
+    assert!(
+        errors.contains("cannot listen") && errors.contains("--port"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_door_to_the_world_needs_a_key() {
+    let (status, _, errors) = command(&["serve", "--model", &tiny(), "--host", "0.0.0.0"], "");
+    assert_ne!(status, 0);
+    assert!(
+        errors.contains("--allow-public") && errors.contains("api-key"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn embed_prints_the_vectors_that_the_service_gives() {
+    let texts = ["the quick red train", "", "Ελληνικά"];
+    let program = serve(&["serve", "--model", &tiny()]);
+    let expected = program.client().embed("tiny", &texts);
+    let arguments = [
+        "embed",
+        "--model",
+        &tiny(),
+        "--format",
+        "jsonl",
+        "--file",
+        "-",
+    ];
+    let lines: Vec<String> = texts
+        .iter()
+        .map(|t| json!({"text": t}).to_string())
+        .collect();
+    let (status, output, errors) = command(&arguments, &lines.join("\n"));
+    assert_eq!(status, 0, "{errors}");
+    let got: Vec<Value> = output
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(got.len(), texts.len(), "{output}");
+    for (line, expected) in got.iter().zip(&expected) {
+        let vector: Vec<f64> = line["embedding"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect();
+        let off = vector
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f64::max);
+        assert!(
+            vector.len() == expected.len() && off < 1e-5,
+            "off by {off:e}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_explained() {
+    let (status, _, errors) = command(&["serve", "--modle", "x"], "");
+    assert_eq!(status, 2);
+    assert!(errors.contains("--model"), "{errors}");
+    let (status, _, errors) = command(&["serve", "--model", "./no-such-folder"], "");
+    assert_eq!(status, 1);
+    assert!(errors.contains("no-such-folder"), "{errors}");
+    let (status, _, errors) = command(&["embed", "--model", "nobody/nothing", "x"], "");
+    assert_eq!(status, 1);
+    assert!(errors.contains("RETORT_OFFLINE"), "{errors}");
+}
+
+#[test]
+fn help_and_the_other_commands_answer() {
+    let (status, help, _) = command(&["--help"], "");
+    assert_eq!(status, 0);
+    for name in ["serve", "pull", "embed", "models", "ps", "doctor"] {
+        assert!(help.contains(name), "`{name}` is not in:\n{help}");
+    }
+    let program = serve(&["serve", "--model", &tiny()]);
+    let url = format!("http://{}", program.address);
+    let (status, table, errors) = command(&["ps", "--url", &url], "");
+    assert_eq!(status, 0, "{errors}");
+    assert!(table.contains("tiny"), "{table}");
+    let (_, report, _) = command(&["doctor", "--port", "0"], "");
+    for checked in ["ONNX Runtime", "1.31.1", "python"] {
+        assert!(report.contains(checked), "`{checked}` is not in:\n{report}");
+    }
+}
