@@ -73,13 +73,13 @@ impl Connection {
         let mut bytes = Vec::with_capacity(16 * 1024);
         let mut chunk = [0; 16 * 1024];
         loop {
-            if let Some(head) = Head::parse(&bytes)? {
-                if bytes.len() >= head.end + head.body {
-                    return Ok(Answer {
-                        status: head.status,
-                        body: bytes.split_off(head.end),
-                    });
-                }
+            if let Some(head) = Head::parse(&bytes)?
+                && bytes.len() >= head.end + head.body
+            {
+                return Ok(Answer {
+                    status: head.status,
+                    body: bytes.split_off(head.end),
+                });
             }
             match self.0.read(&mut chunk)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -190,10 +190,10 @@ async fn exchange(
         if head.is_none() {
             head = Head::parse(&buffer[..read])?;
         }
-        if let Some(head) = &head {
-            if read >= head.end + head.body {
-                return Ok(head.status);
-            }
+        if let Some(head) = &head
+            && read >= head.end + head.body
+        {
+            return Ok(head.status);
         }
     }
 }

@@ -20,15 +20,17 @@ use crate::measure::{Outcome, processor};
 /// A product of `[rows, inner]` and `[outer, inner]` transposed, as a linear layer computes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Product {
-    /// Tokens.
-    pub rows: usize,
-    /// Values that go in per token.
-    pub inner: usize,
-    /// Values that come out per token.
-    pub outer: usize,
+    rows: usize,
+    inner: usize,
+    outer: usize,
 }
 
 impl Product {
+    /// A product for so many tokens, and so many values of each that go in and come out.
+    pub fn new(rows: usize, inner: usize, outer: usize) -> Self {
+        Self { rows, inner, outer }
+    }
+
     fn operations(self) -> f64 {
         2.0 * self.rows as f64 * self.inner as f64 * self.outer as f64
     }

@@ -39,8 +39,6 @@ pub struct Sizes {
     pub intermediate: usize,
     /// Layers.
     pub layers: usize,
-    /// Attention heads.
-    pub heads: usize,
 }
 
 impl Sizes {
@@ -86,7 +84,6 @@ impl Subject {
             hidden: size("hidden_size")?,
             intermediate: size("intermediate_size")?,
             layers: size("num_hidden_layers")?,
-            heads: size("num_attention_heads")?,
         };
         Ok(Self {
             runtime,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use retort_models::{Encode, Tokenizer, Truncation, TruncationSide};
+use retort_models::{Tokenizer, Truncation, TruncationSide};
 
 use crate::{
     measure::{Outcome, Ratio, Side, Table, Targets, interleave, median, processor, seconds},

@@ -14,7 +14,7 @@ use retort_models::{EncoderModel, LoadOptions, Runtime};
 
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
-    config::{Config, ModelEntry},
+    config::{Config, ModelEntry, Secret},
     engine::{
         Engine, EngineLimits,
         request::{ModelInfo, ModelKind, ModelState},
@@ -89,7 +89,8 @@ impl Core {
                 }
                 Err(error) if entry.required => return Err(error),
                 Err(error) => {
-                    tracing::error!(model = %entry.name, error = %error.message, "model not loaded");
+                    let model = &*entry.name;
+                    tracing::error!(model, error = %error.message, "model not loaded");
                     self.engine.failed(&entry.name, error.message);
                 }
             }
@@ -262,7 +263,7 @@ fn engine_limits(config: &Config) -> EngineLimits {
 
 fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiSettings {
     ApiSettings {
-        keys: ApiKeys::new(config.server.api_keys.iter().map(|key| key.expose())),
+        keys: ApiKeys::new(config.server.api_keys.iter().map(Secret::expose)),
         max_body_bytes: config.server.max_body_bytes,
         max_inputs_per_request: config.limits.max_inputs_per_request,
         token_ids: config.token_ids,

@@ -364,6 +364,9 @@ fn plain(open_metrics: &str) -> String {
 }
 
 fn log_request(facts: &RequestFacts, outcome: &Outcome<'_>) {
+    if outcome.status == 500 {
+        tracing::error!(id = facts.id, error = outcome.error, "internal error");
+    }
     // Probes come every few seconds for ever; they are counted but would drown the log.
     if facts.task == "probe" && outcome.status < 400 {
         tracing::debug!(id = facts.id, status = outcome.status, "probe");

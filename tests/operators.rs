@@ -1,42 +1,24 @@
-//! The custom operators inside a real ONNX Runtime, which `ORT_DYLIB_PATH` names.
-//! Without it these tests step aside.
+//! The custom operators inside a real ONNX Runtime.
 
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::TensorRef;
 use retort_kernels::attention::attention_plain;
 use retort_kernels::operator::operator_domain;
 use retort_kernels::pooling::pool_plain;
 use retort_kernels::{PackedAttention, PackedHidden, Pooling, Strided};
-use std::sync::OnceLock;
+
+use crate::support;
 
 /// `PackedAttention` (2 heads, scale 0.25), `Add` of the query, `PackedPooling` (`mean`).
-const GRAPH: &[u8] = include_bytes!("packed_ops.onnx");
+const GRAPH: &[u8] = include_bytes!("golden/operators/packed_ops.onnx");
 
-/// A session of `GRAPH` after `edit`, or `None` when no ONNX Runtime was named.
-fn session(graph: &[u8], threads: usize) -> Option<ort::Result<Session>> {
-    static ENVIRONMENT: OnceLock<Option<Environment>> = OnceLock::new();
-    let environment = ENVIRONMENT.get_or_init(|| {
-        let Ok(path) = std::env::var("ORT_DYLIB_PATH") else {
-            eprintln!("stepping aside: ORT_DYLIB_PATH does not name an ONNX Runtime library");
-            return None;
-        };
-        let builder = ort::init_from(path).expect("the library must load");
-        Some(
-            builder
-                .with_telemetry(false)
-                .build()
-                .expect("the environment must build"),
-        )
-    });
-    let environment = environment.as_ref()?;
-    let build = || -> ort::Result<Session> {
-        Session::builder(environment)?
-            .with_intra_threads(threads)?
-            .with_operators(operator_domain()?)?
-            .commit_from_memory(graph)
-    };
-    Some(build())
+/// A session of a graph on so many threads.
+fn session(graph: &[u8], threads: usize) -> ort::Result<Session> {
+    let runtime = support::runtime();
+    Session::builder(runtime.environment())?
+        .with_intra_threads(threads)?
+        .with_operators(operator_domain()?)?
+        .commit_from_memory(graph)
 }
 
 /// Values between -1 and 1 that repeat late.
@@ -94,9 +76,7 @@ fn the_graph_computes_the_definition_on_any_number_of_threads() {
 
     let mut first = None;
     for threads in [1, 2, 4] {
-        let Some(session) = session(GRAPH, threads) else {
-            return;
-        };
+        let session = session(GRAPH, threads);
         let inputs = [&query, &key, &value].map(|data| (&data[..], [tokens, width]));
         let found = run(&mut session.unwrap(), inputs, &cu_seqlens).unwrap();
         // The values are at most 1, so the absolute tolerance is relative to them.
@@ -116,9 +96,7 @@ fn the_graph_computes_the_definition_on_any_number_of_threads() {
 
 #[test]
 fn bad_inputs_are_errors_of_the_run() {
-    let Some(session) = session(GRAPH, 1) else {
-        return;
-    };
+    let session = session(GRAPH, 1);
     let mut session = session.unwrap();
     let data = values(4 * 6, 1);
     let mut check = |key: [usize; 2], width: usize, cu_seqlens: &[i32], expected: &str| {
@@ -158,9 +136,7 @@ fn bad_inputs_are_errors_of_the_run() {
 
 #[test]
 fn an_empty_batch_gives_empty_outputs() {
-    let Some(session) = session(GRAPH, 2) else {
-        return;
-    };
+    let session = session(GRAPH, 2);
     let empty: (&[f32], _) = (&[], [0, 6]);
     let found = run(&mut session.unwrap(), [empty; 3], &[0]).unwrap();
     assert_eq!(found, (vec![], vec![]));
@@ -186,9 +162,7 @@ fn bad_attributes_stop_the_session_from_being_built() {
         ("num_heads", "num_headz", "needs the attribute `num_heads`"),
     ] {
         let (from, to) = (from.trim_end_matches('"'), to.trim_end_matches('"'));
-        let Some(session) = session(&edited(from.as_bytes(), to.as_bytes()), 1) else {
-            return;
-        };
+        let session = session(&edited(from.as_bytes(), to.as_bytes()), 1);
         let error = session.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }

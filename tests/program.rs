@@ -105,6 +105,8 @@ fn embed_prints_the_vectors_that_the_service_gives() {
         "embed",
         "--model",
         &tiny(),
+        "--input-format",
+        "jsonl",
         "--format",
         "jsonl",
         "--file",

@@ -13,7 +13,7 @@ use crate::{
     texts::Texts,
 };
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const SEED: u64 = 41;
 const TEXTS: usize = 768;
 const BATCHED: usize = 32;

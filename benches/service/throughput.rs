@@ -18,10 +18,13 @@ use crate::{
     texts::Texts,
 };
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 7;
 const BATCH_TOKENS: usize = 256;
 const SEED: u64 = 21;
 const MATMUL_SLICE: Duration = Duration::from_millis(250);
+
+/// A product that no cache of one core holds, for comparison.
+const LARGE: (usize, usize) = (1024, 4096);
 
 const SERVICE_AIM: f64 = 0.95;
 const MATMUL_AIM: f64 = 0.80;
@@ -133,42 +136,17 @@ impl Prepared {
 /// The bare session's operations per second against the best matrix product of any shape.
 fn ceiling(subject: &Subject, bare: &mut Bare, targets: &mut Targets) -> Outcome {
     let sizes = subject.sizes;
-    let product = |inner, outer| {
-        Matmul::new(
-            &subject.runtime,
-            Product {
-                rows: BATCH_TOKENS,
-                inner,
-                outer,
-            },
-        )
-    };
+    let (hidden, intermediate) = (sizes.hidden, sizes.intermediate);
     let products = [
-        Product {
-            rows: BATCH_TOKENS,
-            inner: sizes.hidden,
-            outer: sizes.hidden,
-        },
-        Product {
-            rows: BATCH_TOKENS,
-            inner: sizes.hidden,
-            outer: sizes.intermediate,
-        },
-        Product {
-            rows: BATCH_TOKENS,
-            inner: sizes.intermediate,
-            outer: sizes.hidden,
-        },
-        Product {
-            rows: BATCH_TOKENS,
-            inner: 1024,
-            outer: 4096,
-        },
-    ];
-    let mut square = product(sizes.hidden, sizes.hidden)?;
-    let mut up = product(sizes.hidden, sizes.intermediate)?;
-    let mut down = product(sizes.intermediate, sizes.hidden)?;
-    let mut large = product(1024, 4096)?;
+        (hidden, hidden),
+        (hidden, intermediate),
+        (intermediate, hidden),
+        LARGE,
+    ]
+    .map(|(inner, outer)| Product::new(BATCH_TOKENS, inner, outer));
+    let multiplier = |at: usize| Matmul::new(&subject.runtime, products[at]);
+    let (mut square, mut up) = (multiplier(0)?, multiplier(1)?);
+    let (mut down, mut large) = (multiplier(2)?, multiplier(3)?);
     let mut source = Texts::new(SEED);
     let texts: Outcome<Vec<String>> = (0..24)
         .map(|_| source.exactly(BATCH_TOKENS, subject))

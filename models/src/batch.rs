@@ -80,6 +80,6 @@ pub struct Encoding {
 /// What an encoder returns for one sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// The pooled vector, neither cut nor normalised (unless a given graph already does so). `[hidden]`
+    /// The pooled vector, neither cut nor normalised, unless a given graph does so. `[hidden]`
     pub dense: Vec<f32>,
 }

@@ -56,11 +56,7 @@ pub(crate) fn find(path: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
         if built.iter().any(|name| path.join(name).exists()) {
             return Ok(None);
         }
-        let file = FILES
-            .iter()
-            .map(|name| path.join(name))
-            .find(|file| file.exists());
-        return Ok(file.map(|file| (file, path.to_owned())));
+        return Ok(beside(path).map(|file| (file, path.to_owned())));
     }
     if path.extension().is_none_or(|extension| extension != "onnx") {
         return Err(Error::checkpoint(
@@ -80,6 +76,14 @@ pub(crate) fn find(path: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
             "has no `config.json` beside it or one level above",
         )),
     }
+}
+
+/// The finished graph in a checkpoint directory, whatever else is there.
+pub(crate) fn beside(dir: &Path) -> Option<PathBuf> {
+    FILES
+        .iter()
+        .map(|name| dir.join(name))
+        .find(|file| file.exists())
 }
 
 impl GivenModel {

@@ -95,7 +95,8 @@ impl EncoderModel {
             return Self::load_given(&file, &dir, options);
         }
         let checkpoint = Checkpoint::open(path)?;
-        let (architecture, sizes) = architectures::resolve(&checkpoint)?;
+        let (architecture, sizes) =
+            architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
         let pooling = pooling(&checkpoint, options)?;
         let tokenizer = Tokenizer::load(path)?;
         let weights = Weights::open(path)?;
@@ -208,6 +209,17 @@ impl EncoderModel {
             }
             ModelGraph::Given(given) => given.encoder(threads),
         }
+    }
+}
+
+/// Points at the finished graph of a checkpoint that no graph can be built for.
+fn with_way_out(error: Error, dir: &Path) -> Error {
+    match (error, crate::given::beside(dir)) {
+        (Error::Unsupported(message), Some(file)) => Error::Unsupported(format!(
+            "{message}; naming the file `{}` instead of its directory loads that",
+            file.display()
+        )),
+        (error, _) => error,
     }
 }
 

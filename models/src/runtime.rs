@@ -71,6 +71,7 @@ impl Runtime {
     }
 
     /// The process-wide environment, for sessions that are not made by this crate (benchmarks).
+    /// The environment that every session of this process belongs to.
     pub fn environment(&self) -> &ort::environment::Environment {
         &self.0.environment
     }

@@ -69,7 +69,7 @@ impl Tokenizer {
             vocabulary_file::load(dir, &settings)?
         };
         vocabulary_file::apply_settings(&mut inner, &settings)
-            .and_then(|()| Ok(inner.with_truncation(None).map(|_| ())?))
+            .and_then(|()| inner.with_truncation(None).map(|_| ()))
             .map_err(|error| Error::checkpoint(&path, error.to_string()))?;
         inner.with_padding(None);
         let lowercases = json::sentence_bert_config(dir)?

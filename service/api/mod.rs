@@ -92,30 +92,38 @@ macro_rules! routes {
 /// The whole HTTP surface. A row cannot be written without its access.
 #[rustfmt::skip]
 pub static ROUTES: &[Route] = routes! {
-    post Inference OPENAI "embed"   openai::embeddings,       docs::embeddings:   "/v1/embeddings" "/embeddings";
-    post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:   "/v1/engines/{model}/embeddings";
-    get  Inference OPENAI "models"  models::list,             docs::models:       "/v1/models" "/models";
-    get  Inference OPENAI "models"  models::one,              docs::model:        "/v1/models/{*model}" "/models/{*model}";
-    get  Open      NATIVE "probe"   health::health,           docs::health:       "/health" "/healthz" "/ping";
-    get  Open      NATIVE "probe"   health::livez,            docs::livez:        "/livez";
-    get  Open      NATIVE "probe"   health::readyz,           docs::readyz:       "/readyz" "/ready";
-    get  Metrics   NATIVE "metrics" health::metrics,          docs::metrics:      "/metrics";
-    get  Open      NATIVE "about"   health::version,          docs::version:      "/version";
-    get  Open      NATIVE "about"   health::root,             docs::root:         "/";
-    get  Open      NATIVE "docs"    docs::openapi_json,       docs::openapi:      "/openapi.json";
-    get  Open      NATIVE "docs"    docs::page,               docs::page_doc:     "/docs";
-    get  Open      NATIVE "docs"    docs::file,               docs::file_doc:     "/docs/{*file}";
+    post Inference OPENAI "embed"   openai::embeddings, docs::embeddings:
+        "/v1/embeddings" "/embeddings";
+    post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:
+        "/v1/engines/{model}/embeddings";
+    get  Inference OPENAI "models"  models::list, docs::models: "/v1/models" "/models";
+    get  Inference OPENAI "models"  models::one, docs::model:
+        "/v1/models/{*model}" "/models/{*model}";
+    get  Open      NATIVE "probe"   health::health, docs::health: "/health" "/healthz" "/ping";
+    get  Open      NATIVE "probe"   health::livez, docs::livez: "/livez";
+    get  Open      NATIVE "probe"   health::readyz, docs::readyz: "/readyz" "/ready";
+    get  Metrics   NATIVE "metrics" health::metrics, docs::metrics: "/metrics";
+    get  Open      NATIVE "about"   health::version, docs::version: "/version";
+    get  Open      NATIVE "about"   health::root, docs::root: "/";
+    get  Open      NATIVE "docs"    docs::openapi_json, docs::openapi: "/openapi.json";
+    get  Open      NATIVE "docs"    docs::page, docs::page_doc: "/docs";
+    get  Open      NATIVE "docs"    docs::file, docs::file_doc: "/docs/{*file}";
 };
 
 /// The service as axum runs it.
 pub fn router(state: AppState) -> Router {
+    let settings = state.settings.clone();
     let telemetry = state.telemetry.clone();
-    let cors = cors(&state.settings.cors_origins);
+    layered(table(state), &settings, telemetry)
+}
+
+/// Puts around the routes what every request goes through.
+fn layered(routes: Router, settings: &ApiSettings, telemetry: Telemetry) -> Router {
     // A layer of a router runs after routing, so what changes the path wraps a router of its own.
     let mut edge = Router::new()
-        .fallback_service(table(state))
+        .fallback_service(routes)
         .layer(map_request(path::normalize));
-    if let Some(cors) = cors {
+    if let Some(cors) = cors(&settings.cors_origins) {
         edge = edge.layer(cors);
     }
     edge.layer(CatchPanicLayer::custom(panicked))

@@ -105,20 +105,15 @@ pub async fn embeddings(
     let shape = body.shape(&headers);
     let request = body.into_request(&state)?;
     log.asked(request.inputs.len());
-    let asked = request.model.clone();
-    match state.engine.embed(request).await {
-        Ok(response) => {
-            log.embedded(&response);
-            answer::respond(response, shape, log.started()).await
-        }
-        Err(error) => {
-            // The log names the model by its served name even when it could not answer.
-            if let Some(info) = asked.and_then(|model| state.engine.model(&model).ok()) {
-                log.about(&info.name);
-            }
-            Err(error)
-        }
+    // Named before the work starts, so that the log has the model even when nothing comes of it.
+    if let Some(name) = &request.model
+        && let Ok(info) = state.engine.model(name)
+    {
+        log.about(&info.name);
     }
+    let response = state.engine.embed(request).await?;
+    log.embedded(&response);
+    answer::respond(response, shape, log.started()).await
 }
 
 /// `POST /v1/engines/{model}/embeddings`, where old clients of OpenAI name the model.
@@ -194,7 +189,7 @@ impl EmbeddingsBody {
         if self.return_sparse == Some(true) {
             return Err(Error::invalid(
                 "return_sparse",
-                "`return_sparse` is `true`, but this version gives dense vectors only; leave it out",
+                "`return_sparse` is `true`, but only dense vectors are given here; leave it out",
             ));
         }
         match self.modality.as_deref() {

@@ -16,8 +16,8 @@ const REDIRECTS_MAX: usize = 6;
 /// Listings of the largest repositories are below 2 MB.
 const TEXT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// For every failure below HTTP: name look-up, connection, encryption, silence.
-const UNREACHABLE: &str = "if this machine needs a proxy, set HTTPS_PROXY; if it reaches the hub only \
-                           through a mirror, set HF_ENDPOINT";
+const UNREACHABLE: &str = "if this machine needs a proxy, set HTTPS_PROXY; if it reaches the hub \
+                           only through a mirror, set HF_ENDPOINT";
 const UNTRUSTED: &str = "add the authority that signed the server's certificate to those of the \
                          system, or name a file with it in SSL_CERT_FILE";
 const USER_AGENT: &str = concat!("retort/", env!("CARGO_PKG_VERSION"));

@@ -12,20 +12,24 @@ use retort::{
 use retort_models::Runtime;
 
 /// The configuration of a service on a free port, with flags as on the command line:
-/// `config(&[("max-queue-tokens", "64")])`.
+/// `config(&[("max-queue-tokens", "64")])`. A flag may be repeated.
 pub fn config(flags: &[(&str, &str)]) -> Config {
-    let typed = |&(flag, value): &(&str, &str)| Typed {
-        setting: config::SETTINGS
-            .iter()
-            .find(|s| s.flag == flag)
-            .expect("a known flag"),
-        values: vec![value.to_owned()],
-    };
-    let mut flags: Vec<_> = flags.to_vec();
-    flags.push(("port", "0"));
+    let mut typed: Vec<Typed> = Vec::new();
+    for &(flag, value) in flags.iter().chain(&[("port", "0")]) {
+        match typed.iter_mut().find(|typed| typed.setting.flag == flag) {
+            Some(typed) => typed.values.push(value.to_owned()),
+            None => typed.push(Typed {
+                setting: config::SETTINGS
+                    .iter()
+                    .find(|setting| setting.flag == flag)
+                    .expect("a known flag"),
+                values: vec![value.to_owned()],
+            }),
+        }
+    }
     let inputs = Inputs {
         purpose: Purpose::Serve,
-        flags: flags.iter().map(typed).collect(),
+        flags: typed,
         file: None,
         environment: Environment::of_process(),
         directory: env!("CARGO_TARGET_TMPDIR").into(),

@@ -34,6 +34,7 @@ impl Modules {
     /// # Errors
     /// `Error::Unsupported` names a module or a pooling that is not implemented.
     pub fn read(dir: &Path) -> Result<Self> {
+        refuse_default_prompt(dir)?;
         let path = dir.join("modules.json");
         let Value::Array(modules) = json::read_optional(&path)? else {
             let pooling = dir.join("1_Pooling").join("config.json");
@@ -49,23 +50,40 @@ impl Modules {
         let mut found = Self::default();
         for (index, module) in modules.iter().enumerate() {
             let class = module["type"].as_str().unwrap_or_default();
+            let folder = module["path"].as_str().unwrap_or_default();
             match class.rsplit('.').next().unwrap_or_default() {
-                "Transformer" if index == 0 => check_transformer(dir)?,
+                "Transformer" if index == 0 && folder.is_empty() => check_transformer(dir)?,
                 "Pooling" if found == Self::default() => {
-                    let folder = inside(dir, &path, module["path"].as_str().unwrap_or_default())?;
+                    let folder = inside(dir, &path, folder)?;
                     found.pooling = Some(read_pooling(&folder.join("config.json"))?);
                 }
                 "Normalize" if index + 1 == modules.len() => found.normalize = true,
                 _ => {
                     return Err(Error::Unsupported(format!(
-                        "`{}`: module `{index}` is `{class}`, which is not implemented there \
-                         (known: `Transformer`, then `Pooling`, then `Normalize`)",
+                        "`{}`: module `{index}` is `{class}` in `{folder}`, which is not \
+                         implemented there (known: `Transformer` in the checkpoint itself, then \
+                         `Pooling`, then `Normalize`)",
                         path.display()
                     )));
                 }
             }
         }
         Ok(found)
+    }
+}
+
+/// Refuses a checkpoint that puts a prompt before every text unless told otherwise: vectors made
+/// without it would be other vectors. Prompts that have to be asked for change nothing.
+fn refuse_default_prompt(dir: &Path) -> Result<()> {
+    let path = dir.join("config_sentence_transformers.json");
+    let config = json::read_optional(&path)?;
+    match &config["default_prompt_name"] {
+        Value::Null => Ok(()),
+        name => Err(Error::Unsupported(format!(
+            "`{}`: `default_prompt_name` is `{name}`, and prompts are not implemented; set it to \
+             `null` there to embed texts as they are sent",
+            path.display()
+        ))),
     }
 }
 

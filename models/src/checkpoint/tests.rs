@@ -70,7 +70,14 @@ fn modules_beyond_the_known_are_refused() {
     let dense = OLD.replace("models.Normalize", "models.Dense");
     let escaping = OLD.replace("1_Pooling", "../1_Pooling");
     let absolute = OLD.replace("1_Pooling", "/1_Pooling");
-    for (modules, word) in [(dense, "Dense"), (escaping, "leaves"), (absolute, "leaves")] {
+    // Releases before 1.0 kept even the transformer in a folder of its own.
+    let ancient = OLD.replace(r#""path":"""#, r#""path":"0_Transformer""#);
+    for (modules, word) in [
+        (dense, "Dense"),
+        (escaping, "leaves"),
+        (absolute, "leaves"),
+        (ancient, "0_Transformer"),
+    ] {
         let pooling = ("1_Pooling/config.json", r#"{"pooling_mode":"mean"}"#);
         let dir = dir_with(&[("modules.json", &modules), pooling]);
         let error = Modules::read(dir.path()).unwrap_err().to_string();
@@ -80,6 +87,25 @@ fn modules_beyond_the_known_are_refused() {
     let dir = dir_with(&[("modules.json", OLD), ("sentence_bert_config.json", scores)]);
     let error = Modules::read(dir.path()).unwrap_err().to_string();
     assert!(error.contains("sequence-classification"), "{error}");
+}
+
+#[test]
+fn a_prompt_before_every_text_is_refused_and_one_on_request_is_not() {
+    let read = |name: &str| {
+        let config = format!(r#"{{"prompts": {{"query": "q: "}}, "default_prompt_name": {name}}}"#);
+        let files = [
+            ("modules.json", OLD),
+            ("1_Pooling/config.json", r#"{"pooling_mode":"mean"}"#),
+            ("config_sentence_transformers.json", &config),
+        ];
+        Modules::read(dir_with(&files).path())
+    };
+    assert!(read("null").is_ok());
+    let error = read("\"query\"").unwrap_err().to_string();
+    assert!(
+        error.contains("`default_prompt_name` is `\"query\"`"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use prost::Message as _;
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use prost::encoding::{decode_varint, encode_varint};
 
 use crate::checkpoint::{json, weights::git_lfs_pointer};
 use crate::error::{Error, Result};
@@ -101,17 +101,17 @@ impl Visitor<'_> {
         let (mut copied, mut at) = (0, 0);
         while at < message.len() {
             let field = self.field(message, at)?;
-            if let (Some(kind), Some(body)) = (kind.field(field.number), field.body.clone()) {
-                if let Some(new) = self.visit(&message[body.clone()], kind, depth + 1)? {
-                    let length = encoded_len_varint(body.len() as u64);
-                    let out = changed.get_or_insert_default();
-                    out.extend_from_slice(&message[copied..body.start - length]);
-                    encode_varint(new.len() as u64, out);
-                    out.extend_from_slice(&new);
-                    copied = body.end;
-                }
-            }
             at = field.end;
+            let (Some(kind), Some(body)) = (kind.field(field.number), field.body) else {
+                continue;
+            };
+            if let Some(new) = self.visit(&message[body.clone()], kind, depth + 1)? {
+                let out = changed.get_or_insert_default();
+                out.extend_from_slice(&message[copied..field.after_tag]);
+                encode_varint(new.len() as u64, out);
+                out.extend_from_slice(&new);
+                copied = body.end;
+            }
         }
         if let Some(out) = &mut changed {
             out.extend_from_slice(&message[copied..]);
@@ -125,6 +125,7 @@ impl Visitor<'_> {
         let malformed = || self.malformed("is not a protobuf message");
         let mut rest = &message[at..];
         let tag = decode_varint(&mut rest).map_err(|_| malformed())?;
+        let after_tag = message.len() - rest.len();
         let skipped = match tag & 7 {
             0 => {
                 decode_varint(&mut rest).map_err(|_| malformed())?;
@@ -142,6 +143,7 @@ impl Visitor<'_> {
         let end = start + skipped.ok_or_else(malformed)?;
         Ok(Field {
             number: tag >> 3,
+            after_tag,
             body: (tag & 7 == 2).then_some(start..end),
             end,
         })
@@ -210,9 +212,11 @@ impl Visitor<'_> {
     }
 }
 
-/// One field of a message: where its body is, when it has a length, and where it ends.
+/// One field of a message: where its tag ends, where its body is, when it has a length, and where
+/// it ends.
 struct Field {
     number: u64,
+    after_tag: usize,
     body: Option<std::ops::Range<usize>>,
     end: usize,
 }

@@ -43,12 +43,29 @@ fn lookup(inputs: &[(&str, ElementType)]) -> (tempfile::TempDir, PathBuf) {
 
 const IDS: (&str, ElementType) = ("input_ids", ElementType::I64);
 
+/// ONNX Runtime where it is at hand: named by `ORT_DYLIB_PATH`, else in the service's cache, which
+/// the service's own tests fill.
 fn runtime() -> Option<Runtime> {
-    let library = std::env::var_os("ORT_DYLIB_PATH");
+    let library = std::env::var_os("ORT_DYLIB_PATH")
+        .map(PathBuf::from)
+        .or_else(cached_library);
     if library.is_none() {
-        println!("stepping aside: ORT_DYLIB_PATH does not name libonnxruntime");
+        println!("stepping aside: no ONNX Runtime in the cache, and ORT_DYLIB_PATH is not set");
     }
-    Some(Runtime::load(Path::new(&library?)).unwrap())
+    Some(Runtime::load(&library?).unwrap())
+}
+
+fn cached_library() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("RETORT_CACHE_DIR")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("retort")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/retort")))?;
+    let entries = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = entries(cache.join("runtime")).flat_map(|version| entries(version.path()));
+    files.map(|file| file.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.contains("onnxruntime.") && !name.contains("providers")
+    })
 }
 
 fn encoder(file: &Path, wanted: Wanted) -> Option<Result<Box<dyn Encode>>> {

@@ -262,7 +262,7 @@ async fn a_client_that_leaves_is_logged_as_499_and_the_server_goes_on() {
     assert!(
         server
             .metrics()
-            .contains(r#"task="embed",dialect="openai",model="",code="499"} 1"#)
+            .contains(r#"task="embed",dialect="openai",model="fake",code="499"} 1"#)
     );
     drop(gate);
     server.embed(r#"{"input":"still here"}"#).await;
@@ -290,4 +290,19 @@ async fn what_callers_type_is_no_label_of_a_metric() {
     let metrics = server.metrics();
     assert!(!metrics.contains("typed-by-caller"), "{metrics}");
     assert!(metrics.contains(r#"{task="embed",dialect="openai",model="",code="404"} 1"#));
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_a_500_without_its_text() {
+    let routes = Router::new().route("/", axum::routing::get(broken));
+    let mut server = Server::new();
+    let telemetry = server.telemetry.clone();
+    server.router = super::super::layered(routes, &ApiSettings::default(), telemetry);
+    let detail = server.get("/").await.error(500);
+    assert!(!detail.contains("secret"), "{detail}");
+    assert!(server.metrics().contains(r#"code="500"} 1"#));
+}
+
+async fn broken() {
+    panic!("a secret of the server");
 }

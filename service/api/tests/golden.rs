@@ -47,10 +47,23 @@ async fn response_to(request: &Value) -> Value {
             body[key] = what.into();
         }
     }
+    round(&mut body);
     let headers: serde_json::Map<String, Value> = HEADERS
         .iter()
         .filter(|name| !answer.header(name).is_empty())
         .map(|name| ((*name).to_owned(), answer.header(name).into()))
         .collect();
     json!({"status": answer.status.as_u16(), "headers": headers, "body": body})
+}
+
+/// Numbers to four places: machines may differ in the last digits of a norm.
+fn round(json: &mut Value) {
+    match json {
+        Value::Array(items) => items.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            *json = number.as_f64().map(|x| (x * 1e4).round() / 1e4).into();
+        }
+        _ => {}
+    }
 }

@@ -47,7 +47,8 @@ const MIN_SHARE_TOKENS: usize = 48;
 
 /// How many jobs from the front of the queue `worker` should take now; 0 means wait.
 ///
-/// `waiting` yields the tokens of the waiting jobs, first come first; `waiting_tokens` is their sum.
+/// `waiting` yields the tokens of the waiting jobs, first come first; `waiting_tokens` is their
+/// sum.
 pub fn plan(
     worker: WorkerKind,
     waiting: impl ExactSizeIterator<Item = usize>,

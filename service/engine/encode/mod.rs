@@ -153,7 +153,7 @@ impl Pipeline {
     /// What the forward pass says, or [`Error::Timeout`].
     pub async fn probe(&self, patience: Duration) -> Result<Duration> {
         let started = Instant::now();
-        // A model that has just finished a batch has proven itself; asking again only delays others.
+        // A model that has just finished a batch has proven itself.
         if self
             .queue
             .since_last_finished()

@@ -96,7 +96,7 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
     Shut,
@@ -224,7 +224,11 @@ async fn an_idle_queue_takes_a_request_larger_than_itself() {
             ..LIMITS
         },
     );
-    let response = bench.pipeline.embed(request(&[&[40; 8]; 5])).await.unwrap();
+    let response = bench
+        .pipeline
+        .embed(request(&[&[40; 8][..]; 5]))
+        .await
+        .unwrap();
     assert_eq!(response.embeddings.len(), 5);
 }
 

@@ -82,7 +82,8 @@ impl Worker {
             Ok(outputs) => outputs.into_iter().map(Ok).collect(),
             Err(error) if batch.sequences() == 1 => vec![Err(error)],
             Err(error) => {
-                tracing::warn!(model = %self.model, %error, "a batch failed; running it one by one");
+                let model = &*self.model;
+                tracing::warn!(model, %error, "a batch failed; running it one by one");
                 (0..batch.sequences())
                     .map(|i| {
                         let mut outputs = self.try_encode(&batch.sequence(i))?;
