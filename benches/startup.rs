@@ -91,7 +91,7 @@ fn memory(subject: &Subject, server: &Server, targets: &mut Targets) -> Outcome 
         requests: texts
             .mix(512)
             .iter()
-            .map(|text| request(&[text.clone()]))
+            .map(|text| request(std::slice::from_ref(text)))
             .collect(),
         connections: 256,
     };

@@ -367,9 +367,14 @@ fn log_request(facts: &RequestFacts, outcome: &Outcome<'_>) {
     if outcome.status == 500 {
         tracing::error!(id = facts.id, error = outcome.error, "internal error");
     }
-    // Probes come every few seconds for ever; they are counted but would drown the log.
-    if facts.task == "probe" && outcome.status < 400 {
-        tracing::debug!(id = facts.id, status = outcome.status, "probe");
+    // Probes and scrapes come every few seconds for ever; they are counted but would drown the log.
+    if ["probe", "metrics"].contains(&facts.task) && outcome.status < 400 {
+        tracing::debug!(
+            id = facts.id,
+            status = outcome.status,
+            task = facts.task,
+            "request"
+        );
         return;
     }
     tracing::info!(

@@ -360,7 +360,8 @@ fn a_slow_body_does_not_hold_up_the_others() {
         .unwrap();
     let body = json!({"model": "tiny", "input": "slow"}).to_string();
     let head = format!(
-        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     slow.write_all(head.as_bytes()).unwrap();

@@ -187,27 +187,27 @@ fn every_tiny_checkpoint_gives_the_vectors_of_transformers() {
     let mut seen = 0;
     for entry in std::fs::read_dir(golden("checkpoints")).unwrap() {
         let dir = entry.unwrap().path();
-        let golden = read_json(&dir.join("golden.json"));
+        let reference = read_json(&dir.join("golden.json"));
         let model = load(&dir);
         let info = model.info();
-        let name = golden["model"].as_str().unwrap();
+        let name = reference["model"].as_str().unwrap();
         assert_eq!(info.source, GraphSource::Built);
         assert_eq!(
             info.architecture,
-            golden["architecture"].as_str().unwrap(),
+            reference["architecture"].as_str().unwrap(),
             "{name}"
         );
         assert_eq!(
             info.pooling.unwrap().name(),
-            golden["pooling"].as_str().unwrap(),
+            reference["pooling"].as_str().unwrap(),
             "{name}"
         );
         assert_eq!(
             info.max_tokens as u64,
-            golden["max_seq_length"].as_u64().unwrap(),
+            reference["max_seq_length"].as_u64().unwrap(),
             "{name}"
         );
-        check_cases(&model, &cases(&golden, "pooled"), 1e-5, name);
+        check_cases(&model, &cases(&reference, "pooled"), 1e-5, name);
         seen += 1;
     }
     assert!(
@@ -218,7 +218,7 @@ fn every_tiny_checkpoint_gives_the_vectors_of_transformers() {
 
 #[test]
 fn given_onnx_files_give_the_same_vectors() {
-    let golden = read_json(&golden("checkpoints/bert-tiny-mean/golden.json"));
+    let reference = read_json(&golden("checkpoints/bert-tiny-mean/golden.json"));
     let onnx = golden("onnx");
     // This graph gives token vectors, so the checkpoint's pooling is applied here.
     let model = load(&onnx.join("bert-tiny-hidden"));
@@ -226,13 +226,18 @@ fn given_onnx_files_give_the_same_vectors() {
         model.info().pooling.map(retort_models::Pooling::name),
         Some("mean")
     );
-    check_cases(&model, &cases(&golden, "pooled"), 2e-5, "bert-tiny-hidden");
+    check_cases(
+        &model,
+        &cases(&reference, "pooled"),
+        2e-5,
+        "bert-tiny-hidden",
+    );
     // This one pools and normalises by itself, and must not be pooled twice.
     let model = load(&onnx.join("bert-tiny-pooled"));
     assert_eq!(model.info().pooling, None);
     check_cases(
         &model,
-        &cases(&golden, "normalized"),
+        &cases(&reference, "normalized"),
         2e-5,
         "bert-tiny-pooled",
     );
@@ -247,7 +252,7 @@ fn given_onnx_files_give_the_same_vectors() {
     assert_eq!(model.info().source, GraphSource::Given(file));
     check_cases(
         &model,
-        &cases(&golden, "pooled"),
+        &cases(&reference, "pooled"),
         2e-5,
         "bert-tiny-pooled, by its tokens",
     );
@@ -338,8 +343,13 @@ fn a_checkpoint_of_links_loads() {
         std::fs::copy(source.join(file), &blob).unwrap();
         std::os::unix::fs::symlink(&blob, snapshot.join(file)).unwrap();
     }
-    let golden = read_json(&source.join("golden.json"));
-    check_cases(&load(&snapshot), &cases(&golden, "pooled"), 1e-5, "links");
+    let reference = read_json(&source.join("golden.json"));
+    check_cases(
+        &load(&snapshot),
+        &cases(&reference, "pooled"),
+        1e-5,
+        "links",
+    );
 }
 
 /// MiniLM's goldens are normalised; so are the vectors compared with them.

@@ -28,12 +28,14 @@ pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
     let text = Texts::new(SEED).words(WORDS);
     check_answer(subject, &server, &text)?;
     let tokens = subject.tokens(&text)?;
-    let batch = subject.batches(&[text.clone()], usize::MAX)?.swap_remove(0);
+    let batch = subject
+        .batches(std::slice::from_ref(&text), usize::MAX)?
+        .swap_remove(0);
     let mut encoder = subject.model.encoder(processor::cores())?;
     let mut connection = Connection::open(server.address())?;
     let mut second = Connection::open(server.address())?;
-    let [base64, float] =
-        [Format::Base64, Format::Float].map(|format| client::embeddings(&[text.clone()], format));
+    let [base64, float] = [Format::Base64, Format::Float]
+        .map(|format| client::embeddings(std::slice::from_ref(&text), format));
     let mut times = [const { Vec::new() }; 3];
     let [bare, service, in_json] = &mut times;
     let before = Parts::read(&server)?;

@@ -200,7 +200,8 @@ fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     command
         .args(arguments)
         .envs(variables.iter().copied())
-        .env("NO_COLOR", "1");
+        .env("NO_COLOR", "1")
+        .env("RETORT_LOG", "warn");
     command
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::null());
