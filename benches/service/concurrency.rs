@@ -18,6 +18,12 @@ const SEED: u64 = 41;
 const TEXTS: usize = 768;
 const BATCHED: usize = 32;
 const AIM: f64 = 0.85;
+const COLUMNS: [&str; 4] = [
+    "requests",
+    "tokens/s",
+    "texts/s",
+    "against 8 × 32 in base64",
+];
 
 /// The same texts every time, cut into requests in three ways.
 pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
@@ -56,12 +62,7 @@ pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
 
     let mut table = Table::new(
         format!("### {TEXTS} texts of 8 to 128 words ({tokens:.0} tokens), {ROUNDS} rounds"),
-        &[
-            "requests",
-            "tokens/s",
-            "texts/s",
-            "against 8 × 32 in base64",
-        ],
+        &COLUMNS,
     );
     let mut row = |name: &str, series: &[f64]| {
         let rate = median(series);
