@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ort::ep::{self, ExecutionProvider};
+
 use crate::error::{Error, Result};
 
 /// ONNX Runtime allows one environment per process, ever, and refuses a second one even after the
@@ -70,8 +72,19 @@ impl Runtime {
         &self.0.library
     }
 
+    /// Which of the execution providers that Retort may use the library was built with. Being built in does not mean that
+    /// the device or its driver is here.
+    pub fn providers(&self) -> Vec<&'static str> {
+        fn named<P: ExecutionProvider>() -> Option<&'static str> {
+            P::is_available().unwrap_or(false).then_some(P::NAME)
+        }
+        [named::<ep::CPU>(), named::<ep::CUDA>()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     /// The process-wide environment, for sessions that are not made by this crate (benchmarks).
-    /// The environment that every session of this process belongs to.
     pub fn environment(&self) -> &ort::environment::Environment {
         &self.0.environment
     }

@@ -1,6 +1,7 @@
 //! Text to token ids and back. The truncation and padding that a published `tokenizer.json` may
 //! carry are switched off: a server cuts by its own limits, says how much it cut, and never pads.
 
+mod pieces;
 mod vocabulary_file;
 
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use tokenizers::Encoding as RawEncoding;
 use tokenizers::utils::truncation::TruncationDirection;
 
+use self::pieces::{PIECE_SIZE, PieceSize, pieces};
 use crate::batch::Encoding;
 use crate::checkpoint::json;
 use crate::error::{Error, Result};
@@ -99,35 +101,36 @@ impl Tokenizer {
     /// `Error::InputTooLong` when it must not be cut; `Error::Tokenize` when not even the special
     /// tokens fit, or the tokenizer fails.
     pub fn encode(&self, text: &str, truncation: Truncation) -> Result<Encoding> {
-        let tokenize = |text: &str| self.inner.encode_fast(text, false);
-        let tokenized = if self.lowercases {
-            tokenize(&text.to_lowercase())
-        } else {
-            tokenize(text)
-        };
-        let mut middle = tokenized.map_err(|error| Error::Tokenize(error.to_string()))?;
+        self.encode_in_pieces(text, truncation, PIECE_SIZE)
+    }
+
+    fn encode_in_pieces(
+        &self,
+        text: &str,
+        truncation: Truncation,
+        size: PieceSize,
+    ) -> Result<Encoding> {
         let Some(room) = truncation.max_tokens.checked_sub(self.special_tokens) else {
             return Err(Error::Tokenize(format!(
                 "a limit of `{}` tokens leaves no room for the model's `{}` special tokens",
                 truncation.max_tokens, self.special_tokens
             )));
         };
-        let tokens_cut = middle.len().saturating_sub(room);
-        if tokens_cut > 0 {
-            let direction = match truncation.side {
-                TruncationSide::End => TruncationDirection::Right,
-                TruncationSide::Start => TruncationDirection::Left,
-                TruncationSide::Refuse => {
-                    let tokens = middle.len() + self.special_tokens;
-                    return Err(Error::InputTooLong {
-                        tokens,
-                        limit: truncation.max_tokens,
-                    });
-                }
-            };
-            middle.truncate(room, 0, direction);
-            // The cut part would otherwise go through the post-processor too.
-            drop(middle.take_overflowing());
+        let mut middle = RawEncoding::default();
+        let mut tokens = 0;
+        for piece in pieces(text, size) {
+            let piece = self.tokenize(piece)?;
+            tokens += piece.len();
+            // Once the beginning is full, what follows is only counted.
+            if middle.len() < room || truncation.side == TruncationSide::Start {
+                middle.merge_with(piece, false);
+                keep(&mut middle, room, truncation.side);
+            }
+        }
+        let tokens_cut = tokens.saturating_sub(room);
+        if tokens_cut > 0 && truncation.side == TruncationSide::Refuse {
+            let (tokens, limit) = (tokens + self.special_tokens, truncation.max_tokens);
+            return Err(Error::InputTooLong { tokens, limit });
         }
         let whole = self
             .inner
@@ -142,6 +145,14 @@ impl Tokenizer {
             token_type_ids: types.collect(),
             tokens_cut,
         })
+    }
+
+    /// The tokens of a text without special ones.
+    fn tokenize(&self, text: &str) -> Result<RawEncoding> {
+        let lowered = self.lowercases.then(|| text.to_lowercase());
+        self.inner
+            .encode_fast(lowered.as_deref().unwrap_or(text), false)
+            .map_err(|error| Error::Tokenize(error.to_string()))
     }
 
     /// Takes the caller's own token ids as they are: no special tokens are added.
@@ -199,6 +210,20 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> usize {
         self.special_tokens
     }
+}
+
+/// Leaves at most `room` tokens of an encoding.
+fn keep(encoding: &mut RawEncoding, room: usize, side: TruncationSide) {
+    if encoding.len() <= room {
+        return;
+    }
+    let direction = match side {
+        TruncationSide::End | TruncationSide::Refuse => TruncationDirection::Right,
+        TruncationSide::Start => TruncationDirection::Left,
+    };
+    encoding.truncate(room, 0, direction);
+    // The cut part would otherwise go through the post-processor too.
+    drop(encoding.take_overflowing());
 }
 
 #[cfg(test)]

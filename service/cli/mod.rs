@@ -27,8 +27,8 @@ pub use failure::Failure;
 use crate::config::{self, Environment, Inputs, Loaded, Purpose};
 use flags::{Flags, Group};
 
-const ABOUT: &str = "Embeddings over HTTP, on ONNX Runtime, for clients of OpenAI, Xinference, \
-                     Jina, Cohere and TEI";
+const ABOUT: &str = "Embeddings over HTTP, on ONNX Runtime, for clients of OpenAI, Xinference \
+                     and Jina";
 
 const EXAMPLES: &str = "\
 Examples:

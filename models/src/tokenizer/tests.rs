@@ -167,6 +167,61 @@ fn published_tokenizations_are_reproduced() {
     assert!(checked > 200, "only {checked} cases");
 }
 
+/// Checks that a text in pieces of about `wanted` bytes gets the tokens of the whole, however cut.
+fn check_pieces(tokenizer: &Tokenizer, text: &str, wanted: usize) {
+    let small = PieceSize {
+        wanted,
+        most: 1 << 20,
+    };
+    let large = PieceSize {
+        wanted: 1 << 30,
+        most: 1 << 30,
+    };
+    for side in [TruncationSide::End, TruncationSide::Start] {
+        for max_tokens in [2, 17, 300, 1 << 20] {
+            let truncation = cut(max_tokens, side);
+            let expected = tokenizer.encode_in_pieces(text, truncation, large).unwrap();
+            let found = tokenizer.encode_in_pieces(text, truncation, small).unwrap();
+            assert_eq!(
+                found, expected,
+                "{side:?}, {max_tokens} tokens, pieces of {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_text_in_pieces_gets_the_tokens_of_the_whole() {
+    let text =
+        "The harbour's lights, 3 of 12, were out.  Nobody (not one) saw\n\tit; 这座桥 is é old "
+            .repeat(20);
+    for wanted in [1, 13, 64, 500] {
+        check_pieces(&tiny(), &text, wanted);
+    }
+    let Some(path) = shared("tokenizers/golden.json") else {
+        return;
+    };
+    let golden = json::read(&path).unwrap();
+    for name in [
+        "bert-base-uncased",
+        "bert-base-chinese",
+        "roberta-base",
+        "xlm-roberta",
+        "qwen2.5",
+    ] {
+        let tokenizer = Tokenizer::load(&path.with_file_name(name)).unwrap();
+        let cases = golden["cases"].as_array().unwrap().iter();
+        let texts: Vec<&str> = cases
+            .filter(|case| case["tokenizer"] == name)
+            .filter_map(|case| case["text"].as_str())
+            .collect();
+        for wanted in [1, 64, 500] {
+            check_pieces(&tokenizer, &texts.join(" and "), wanted);
+            check_pieces(&tokenizer, &text, wanted);
+        }
+    }
+}
+
 #[test]
 fn a_bare_vocabulary_tokenizes_like_the_full_file() {
     let golden = shared("tokenizers/golden.json");

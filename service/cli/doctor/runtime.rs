@@ -54,7 +54,12 @@ fn library(config: &Config, can_fetch: bool) -> Finding {
     match Runtime::load(&found.path) {
         Ok(runtime) => {
             let (version, path) = (runtime.version(), found.path.display());
-            Finding::good(CHECK, format!("{version} ({}), {path}", found.origin))
+            let providers = runtime.providers().join(", ");
+            let finding = format!(
+                "{version} ({}), {path}; built with {providers}",
+                found.origin
+            );
+            Finding::good(CHECK, finding)
         }
         Err(error) => Finding::failure(
             CHECK,
