@@ -4,13 +4,20 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use crate::support::server::Server;
 
 const OPENAI: &str = "openai==2.54.0";
 
-/// A Python environment under `target/` with this package; made once.
+/// The Python of an environment with the `openai` package, made once for all tests.
+fn python() -> &'static Path {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| python_with(OPENAI));
+    &PYTHON
+}
+
+/// A Python environment under `target/` with this package. Two at once would disturb each other.
 fn python_with(package: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("venv")
@@ -47,7 +54,7 @@ fn run(command: &mut Command) -> String {
 
 fn openai(server: &Server, model: &str, key: Option<&str>) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
-    let mut command = Command::new(python_with(OPENAI));
+    let mut command = Command::new(python());
     command
         .arg(script)
         .arg(format!("http://{}/v1", server.address()))

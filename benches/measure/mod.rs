@@ -91,8 +91,11 @@ impl Targets {
         ]);
     }
 
-    /// Prints all that were noted.
+    /// Prints all that were noted, if any were.
     pub fn print(self) {
+        if self.0.is_empty() {
+            return;
+        }
         let mut table = Table::new("### Aims", &["aim", "measured", "wanted", "met"]);
         for row in self.0 {
             let mut cells = row.into_iter();

@@ -72,8 +72,8 @@ impl Runtime {
         &self.0.library
     }
 
-    /// Which of the execution providers that Retort may use the library was built with. Being built in does not mean that
-    /// the device or its driver is here.
+    /// Which of the execution providers that Retort may use the library was built with. Being
+    /// built in does not mean that the device or its driver is here.
     pub fn providers(&self) -> Vec<&'static str> {
         fn named<P: ExecutionProvider>() -> Option<&'static str> {
             P::is_available().unwrap_or(false).then_some(P::NAME)
