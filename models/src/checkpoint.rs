@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 pub mod config;
 pub(crate) mod json;
 pub mod modules;
+mod pickle;
+mod torch_file;
 pub mod weights;
+mod zip;
 
 pub use config::Config;
 pub use modules::Modules;

@@ -2,6 +2,7 @@
 
 use ort::value::TensorRef;
 
+use crate::architectures::PositionIds;
 use crate::batch::{Batch, Output};
 use crate::error::{Error, Result};
 use crate::session::LoadedSession;
@@ -88,20 +89,19 @@ fn in_range(values: &[i64], bound: usize, what: &str) -> Result<()> {
 pub(crate) struct PackedEncoder {
     session: LoadedSession,
     bounds: BatchBounds,
-    first_position: i64,
+    positions: PositionIds,
     takes_token_types: bool,
     // Kept between runs so that a batch allocates nothing for its inputs. `[tokens]`
     position_ids: Vec<i64>,
 }
 
 impl PackedEncoder {
-    pub(crate) fn new(session: LoadedSession, bounds: BatchBounds, first_position: usize) -> Self {
-        let first_position = i64::try_from(first_position).unwrap_or(i64::MAX);
+    pub(crate) fn new(session: LoadedSession, bounds: BatchBounds, positions: PositionIds) -> Self {
         let takes_token_types = bounds.token_types.is_some();
         Self {
             session,
             bounds,
-            first_position,
+            positions,
             takes_token_types,
             position_ids: Vec::new(),
         }
@@ -116,9 +116,8 @@ impl Encode for PackedEncoder {
         self.bounds.check(batch)?;
         self.position_ids.clear();
         for range in batch.ranges() {
-            let first = self.first_position;
-            self.position_ids
-                .extend((0..range.len() as i64).map(|index| first + index));
+            self.positions
+                .extend(&batch.input_ids[range], &mut self.position_ids);
         }
         let tokens = [batch.tokens()];
         let offsets = [batch.cu_seqlens.len()];

@@ -12,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use memmap2::Mmap;
 use retort_kernels::{Execution, Isa, PackedHidden, Pooling};
 
+use crate::architectures::PositionIds;
 use crate::batch::{Batch, Output};
-use crate::checkpoint::weights::git_lfs_pointer;
+use crate::checkpoint::weights::{Weights, git_lfs_pointer};
 use crate::encoder::{BatchBounds, Encode, rows};
 use crate::error::{Error, Result};
 use crate::runtime::Runtime;
@@ -36,7 +37,7 @@ pub(crate) struct GivenModel {
     bytes: u64,
     // Some graphs give a sequence another vector when it has company; see `external`.
     one_by_one: bool,
-    first_position: Option<usize>,
+    positions: Option<PositionIds>,
     bounds: Option<BatchBounds>,
     output: Option<OutputKind>,
     // The session that looked the graph over; the first encoder of one thread takes it.
@@ -52,8 +53,7 @@ enum ModelBytes {
 /// `path` is a directory whose weights a graph can be built for, or has no such file.
 pub(crate) fn find(path: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
     if path.is_dir() {
-        let built = ["model.safetensors", "model.safetensors.index.json"];
-        if built.iter().any(|name| path.join(name).exists()) {
+        if Weights::are_in(path) {
             return Ok(None);
         }
         return Ok(beside(path).map(|file| (file, path.to_owned())));
@@ -91,7 +91,7 @@ impl GivenModel {
     pub(crate) fn open(
         file: &Path,
         runtime: &Runtime,
-        first_position: Option<usize>,
+        positions: Option<PositionIds>,
     ) -> Result<Self> {
         let unreadable = |error: std::io::Error| Error::checkpoint(file, error.to_string());
         let opened = File::open(file).map_err(unreadable)?;
@@ -113,7 +113,7 @@ impl GivenModel {
             data_folder: survey.data_folder,
             bytes,
             one_by_one: survey.scales_by_batch,
-            first_position,
+            positions,
             bounds: None,
             output: None,
             probe: Mutex::new(None),
@@ -130,11 +130,11 @@ impl GivenModel {
     /// `pooling` is how to pool token vectors, and whether the operator insists on it.
     pub(crate) fn probe(&mut self, pooling: Wanted) -> Result<Probed> {
         let mut session = self.session(1)?;
-        let inputs = Inputs::find(&session, self.first_position).map_err(|e| self.named(e))?;
+        let inputs = Inputs::find(&session, self.positions).map_err(|e| self.named(e))?;
         self.one_by_one |= inputs.single_sequence;
         let batch = [0i64; 3];
         let mut tokens = Tokens::default();
-        tokens.extend(&batch, &batch, self.first_position.unwrap_or(0));
+        tokens.extend(&batch, &batch, self.positions.unwrap_or_default());
         let run = session.run(inputs.values(&tokens, [1, 3])?)?;
         let probed = interface::choose(&run, pooling, [1, 3]).map_err(|e| self.named(e))?;
         drop(run);
@@ -164,12 +164,12 @@ impl GivenModel {
         };
         let session = probe.map_or_else(|| self.session(threads), Ok)?;
         Ok(Box::new(GivenEncoder {
-            inputs: Inputs::find(&session, self.first_position)?,
+            inputs: Inputs::find(&session, self.positions)?,
             session,
             bounds,
             output,
             one_by_one: self.one_by_one,
-            first_position: self.first_position.unwrap_or(0),
+            positions: self.positions.unwrap_or_default(),
         }))
     }
 
@@ -205,7 +205,7 @@ struct GivenEncoder {
     bounds: BatchBounds,
     output: OutputKind,
     one_by_one: bool,
-    first_position: usize,
+    positions: PositionIds,
 }
 
 impl Encode for GivenEncoder {
@@ -230,7 +230,7 @@ impl Encode for GivenEncoder {
                 for &sequence in group {
                     let range = ranges[sequence].clone();
                     let types = &batch.token_type_ids[range.clone()];
-                    tokens.extend(&batch.input_ids[range], types, self.first_position);
+                    tokens.extend(&batch.input_ids[range], types, self.positions);
                 }
                 let vectors = self.run(&tokens, [group.len(), length])?;
                 for (&sequence, vector) in group.iter().zip(vectors) {

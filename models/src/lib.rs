@@ -1,7 +1,7 @@
 //! A checkpoint directory becomes something that runs on ONNX Runtime.
 //! This crate knows files, graphs and sessions; it knows no HTTP, no async and no clock.
 
-// safetensors files are little-endian and their numbers are used in place.
+// Weight files are little-endian and their numbers are used in place.
 #[cfg(target_endian = "big")]
 compile_error!("big-endian machines are not supported");
 

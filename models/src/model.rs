@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use retort_kernels::{Isa, Pooling};
 
-use crate::architectures::{self, Architecture, Sizes};
+use crate::architectures::{self, Architecture, PositionIds, Sizes};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::encoder::{BatchBounds, Encode, PackedEncoder};
 use crate::error::{Error, Result};
@@ -78,14 +78,14 @@ enum ModelGraph {
     Built {
         graph: SharedGraph,
         bounds: BatchBounds,
-        first_position: usize,
+        positions: PositionIds,
     },
     Given(GivenModel),
 }
 
 impl EncoderModel {
     /// Loads a checkpoint directory, or an `.onnx` file that lies in one. A directory with weights
-    /// in safetensors form gets a graph built; one with only an `.onnx` file gets that.
+    /// gets a graph built; one with only an `.onnx` file gets that.
     ///
     /// # Errors
     /// `Error::Unsupported` when the architecture is unknown or a setting is not implemented,
@@ -95,13 +95,14 @@ impl EncoderModel {
             return Self::load_given(&file, &dir, options);
         }
         let checkpoint = Checkpoint::open(path)?;
+        refuse_classifier(&checkpoint)?;
         let (architecture, sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
         let pooling = pooling(&checkpoint, options)?;
         let tokenizer = Tokenizer::load(path)?;
-        let weights = Weights::open(path)?;
+        let weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
         let graph = blocks::encoder(architecture, &sizes, &weights, pooling)?;
-        let limit = sizes.max_tokens(architecture.positions);
+        let limit = sizes.max_tokens;
         let info = EncoderInfo {
             pooling: Some(pooling),
             max_tokens: max_tokens(&checkpoint, limit, options)?,
@@ -116,7 +117,7 @@ impl EncoderModel {
         let graph = ModelGraph::Built {
             graph: SharedGraph::new(&options.runtime, graph)?,
             bounds,
-            first_position: architecture.positions.first(),
+            positions: sizes.position_ids,
         };
         Ok(Self {
             info,
@@ -129,18 +130,16 @@ impl EncoderModel {
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = Tokenizer::load(dir)?;
         let config = &checkpoint.config;
-        // Only a known family tells where positions start, for graphs that want them given.
-        let known = architectures::find(config).ok();
-        let first_position = known.map(|architecture| architecture.positions.first());
-        let mut given = GivenModel::open(file, &options.runtime, first_position)?;
+        // Only a known family tells where positions start.
+        let positions = architectures::position_ids(config)?;
+        let mut given = GivenModel::open(file, &options.runtime, positions)?;
         let wanted = match options.pooling {
             Some(pooling) => Wanted::Operator(pooling),
             None => Wanted::Checkpoint(checkpoint.modules.pooling),
         };
         let probed = given.probe(wanted)?;
-        let limit = config
-            .optional_count("max_position_embeddings")?
-            .unwrap_or(usize::MAX);
+        let limit = positions.unwrap_or_default().limit(config)?;
+        let limit = limit.unwrap_or(usize::MAX);
         let vocab_size = config
             .optional_count("vocab_size")?
             .unwrap_or(tokenizer.vocab_size());
@@ -198,14 +197,10 @@ impl EncoderModel {
             ModelGraph::Built {
                 graph,
                 bounds,
-                first_position,
+                positions,
             } => {
                 let session = graph.session(threads)?;
-                Ok(Box::new(PackedEncoder::new(
-                    session,
-                    *bounds,
-                    *first_position,
-                )))
+                Ok(Box::new(PackedEncoder::new(session, *bounds, *positions)))
             }
             ModelGraph::Given(given) => given.encoder(threads),
         }
@@ -214,12 +209,20 @@ impl EncoderModel {
 
 /// Points at the finished graph of a checkpoint that no graph can be built for.
 fn with_way_out(error: Error, dir: &Path) -> Error {
-    match (error, crate::given::beside(dir)) {
-        (Error::Unsupported(message), Some(file)) => Error::Unsupported(format!(
-            "{message}; naming the file `{}` instead of its directory loads that",
-            file.display()
-        )),
-        (error, _) => error,
+    let Some(file) = crate::given::beside(dir) else {
+        return error;
+    };
+    let way_out = format!(
+        "; naming the file `{}` instead of its directory loads that",
+        file.display()
+    );
+    match error {
+        Error::Unsupported(message) => Error::Unsupported(message + &way_out),
+        Error::Checkpoint { path, message } => Error::Checkpoint {
+            path,
+            message: message + &way_out,
+        },
+        other => other,
     }
 }
 
@@ -250,6 +253,22 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
         source: GraphSource::Built,
         matryoshka: Vec::new(),
         isa: Isa::detect().name(),
+    }
+}
+
+/// Refuses a model that classifies, such as a reranker: its token vectors are made for its head,
+/// and pooled they look like embeddings without being any. Where the checkpoint itself pools, the
+/// class name is a leftover of what the model was trained from.
+fn refuse_classifier(checkpoint: &Checkpoint) -> Result<()> {
+    let classes = checkpoint.config.texts("architectures");
+    let is_classifier = |class: &&str| class.ends_with("ForSequenceClassification");
+    match classes.into_iter().find(is_classifier) {
+        Some(class) if checkpoint.modules.pooling.is_none() => Err(Error::Unsupported(format!(
+            "`{}` is a `{class}`, which gives scores and no embeddings; classification heads are \
+             not implemented",
+            checkpoint.dir().display()
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -286,4 +305,56 @@ fn matryoshka(checkpoint: &Checkpoint, dimensions: usize) -> Vec<usize> {
     let mut lengths = checkpoint.matryoshka_dimensions();
     lengths.retain(|&length| length > 0 && length <= dimensions);
     lengths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(files: &[(&str, &str)]) -> (tempfile::TempDir, Checkpoint) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        (dir, checkpoint)
+    }
+
+    #[test]
+    fn a_finished_graph_is_pointed_at() {
+        let (dir, _) = checkpoint(&[("config.json", "{}"), ("pytorch_model.bin", "damaged")]);
+        let error = || Weights::open(dir.path()).unwrap_err();
+        assert!(
+            !with_way_out(error(), dir.path())
+                .to_string()
+                .contains("naming")
+        );
+        std::fs::write(dir.path().join("model.onnx"), "").unwrap();
+        let error = with_way_out(error(), dir.path()).to_string();
+        assert!(
+            error.contains("not a PyTorch file") && error.contains("naming the file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_classifier_is_not_taken_for_an_embedding_model() {
+        let config = r#"{"architectures": ["XLMRobertaForSequenceClassification"]}"#;
+        let (_dir, reranker) = checkpoint(&[("config.json", config)]);
+        let error = refuse_classifier(&reranker).unwrap_err().to_string();
+        assert!(
+            error.contains("`XLMRobertaForSequenceClassification`"),
+            "{error}"
+        );
+        let pooling = ("1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#);
+        let (_dir, retrained) = checkpoint(&[("config.json", config), pooling]);
+        refuse_classifier(&retrained).unwrap();
+        let (_dir, plain) = checkpoint(&[(
+            "config.json",
+            r#"{"architectures": ["XLMRobertaForMaskedLM"]}"#,
+        )]);
+        refuse_classifier(&plain).unwrap();
+    }
 }

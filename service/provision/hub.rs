@@ -400,26 +400,23 @@ fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Makes `pointer`, which is `name` in the folder `snapshot`, lead to `blob`.
+/// Makes `pointer`, which is `name` in the folder `snapshot`, lead to `blob`. The link is made
+/// aside and renamed: another process that reads the snapshot never finds a file missing.
 fn point_at(pointer: &Path, snapshot: &Path, blob: &Path, name: &str) -> io::Result<()> {
     let parent = pointer.parent().unwrap_or(snapshot);
     fs::create_dir_all(parent)?;
-    if let Err(error) = fs::remove_file(pointer)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
     // Relative, so that the cache can be moved or mounted elsewhere: out of the subfolders of the
     // name, out of the snapshot and of `snapshots`.
     let levels = safe_relative(name).map_or(0, |path| path.components().count() - 1) + 2;
     let mut target: PathBuf = std::iter::repeat_n("..", levels).collect();
     target.push("blobs");
     target.push(blob.file_name().unwrap_or_default());
-    match link(&target, blob, pointer) {
-        // Another process made the same link in between.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
-    }
+    let aside = tempfile::Builder::new()
+        .prefix(".link-")
+        .tempdir_in(parent)?;
+    let made = aside.path().join("link");
+    link(&target, blob, &made)?;
+    fs::rename(&made, pointer)
 }
 
 #[cfg(unix)]

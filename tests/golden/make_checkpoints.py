@@ -1,4 +1,4 @@
-"""Makes the tiny BERT checkpoints of `tests/golden/checkpoints` and their reference vectors.
+"""Makes the tiny checkpoints of `tests/golden/checkpoints` and their reference vectors.
 
     python -m venv .venv && .venv/bin/pip install -r tests/golden/requirements.txt
     .venv/bin/python tests/golden/make_checkpoints.py
@@ -21,10 +21,21 @@ import sentence_transformers
 import torch
 import transformers
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
+from transformers import (
+    BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM, RobertaModel,
+    XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel,
+)
 
 from reference import Reference, be_deterministic, digits, pool, write_json
-from tiny_texts import SHORT, TEXTS, long_text, vocabulary
+from tiny_texts import FAIRSEQ_TEXTS, SHORT, TEXTS, long_text
+from tiny_tokenizers import SAVE_TOKENIZER
+
+# Of each `model_type`: configuration, bare model, masked language model.
+CLASSES = {
+    "bert": (BertConfig, BertModel, BertForMaskedLM),
+    "roberta": (RobertaConfig, RobertaModel, RobertaForMaskedLM),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, XLMRobertaForMaskedLM),
+}
 
 # Boolean fields of 1_Pooling/config.json in older releases; 2021 knew the first four.
 POOLING_FLAGS = {
@@ -39,7 +50,10 @@ POOLING_FLAGS = {
 
 @dataclass
 class Case:
-    """One checkpoint. `layout` is `2021`, `2024`, `2026` or `pooling-only`; README.md has them."""
+    """One checkpoint. `layout` is `2021`, `2024`, `2026` or `pooling-only`; README.md has them.
+
+    `vocabulary` is a kind for BERT, else the number of pieces to train.
+    """
 
     name: str
     seed: int
@@ -52,6 +66,8 @@ class Case:
     max_seq_length: int = 512
     shards: int = 1
     masked_lm: bool = False
+    torch_save: bool = False
+    model_type: str = "bert"
 
 
 def tiny(hidden, heads, layers, intermediate, **more):
@@ -84,6 +100,17 @@ CASES = [
         "bert-tiny-weightedmean", 20, "weightedmean", "2026",
         tiny(32, 4, 2, 64), normalize=True, max_seq_length=200,
     ),
+    Case(
+        "xlmr-tiny-cls", 10, "cls", "2026",
+        tiny(64, 2, 2, 64, layer_norm_eps=1e-5, max_position_embeddings=98, type_vocab_size=1),
+        normalize=True, vocabulary="500", dtype=torch.float16, max_seq_length=96,
+        model_type="xlm-roberta",
+    ),
+    Case(
+        "roberta-tiny-mean", 13, "mean", "pooling-only",
+        tiny(32, 2, 2, 64, layer_norm_eps=1e-5, max_position_embeddings=130, type_vocab_size=1),
+        vocabulary="400", max_seq_length=128, masked_lm=True, torch_save=True, model_type="roberta",
+    ),
 ]
 
 
@@ -103,7 +130,7 @@ def randomise(model, seed):
             scale = next((scales[key] for key in scales if key in name), None)
             if scale is not None:
                 parameter.copy_(scale * noise)
-            elif name.endswith("LayerNorm.weight"):
+            elif name.endswith(("LayerNorm.weight", "layer_norm.weight")):
                 parameter.copy_(1.0 + 0.2 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.1 * noise)
@@ -113,38 +140,24 @@ def randomise(model, seed):
                 parameter.copy_(1.8 / math.sqrt(parameter.shape[1]) * noise)
 
 
-def save_tokenizer(case, folder):
-    """Writes the tokenizer as transformers does; returns the size of the vocabulary."""
-    pieces = {piece: id for id, piece in enumerate(vocabulary(case.vocabulary))}
-    options = {"strip_accents": False, "do_lower_case": False} if case.vocabulary == "cased" else {}
-    if case.layout != "pooling-only":
-        options["model_max_length"] = case.max_seq_length if case.layout == "2026" else 512
-    tokenizer = BertTokenizer(vocab=pieces, **options)
-    if case.layout == "2021":
-        # all-MiniLM-L6-v2 carries these settings in its tokenizer.json; a loader must ignore them.
-        tokenizer.backend_tokenizer.enable_truncation(128)
-        tokenizer.backend_tokenizer.enable_padding(length=128)
-    tokenizer.save_pretrained(folder)
-    if case.layout != "2026":
-        names = ["unk", "sep", "pad", "cls", "mask"]
-        special = {f"{name}_token": f"[{name.upper()}]" for name in names}
-        write_json(folder / "special_tokens_map.json", special)
-    return len(pieces)
-
-
 def save_weights(case, folder, vocab_size):
-    config = BertConfig(vocab_size=vocab_size, **case.config)
+    config_class, model_class, masked_lm_class = CLASSES[case.model_type]
+    config = config_class(vocab_size=vocab_size, **case.config)
     if case.masked_lm:
-        model = BertForMaskedLM(config)
+        model = masked_lm_class(config)
     else:
         # No pooling here uses the pooler, and files of 2024 lack it. Loading such a file adds a
         # pooler of unseeded numbers, which for 2026 sentence-transformers would save again.
-        model = BertModel(config, add_pooling_layer=case.layout != "2024")
+        model = model_class(config, add_pooling_layer=case.layout != "2024")
     randomise(model, case.seed)
     model = model.to(case.dtype)
     total = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
     shard = math.ceil(1.25 * total / case.shards) if case.shards > 1 else 2 * total
     model.save_pretrained(folder, max_shard_size=shard)
+    if case.torch_save:
+        # As transformers did before safetensors, and as BGE-M3 still is.
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
     if case.layout in ("2021", "2024"):
         # Before transformers 5 the field was called torch_dtype.
         written = json.loads((folder / "config.json").read_text())
@@ -181,10 +194,15 @@ def save_pooling(case, folder):
     write_json(folder / "config_sentence_transformers.json", {"__version__": version})
 
 
+def texts(case):
+    """What is embedded, but for the text that is cut."""
+    return [*TEXTS, SHORT] + ([] if case.model_type == "bert" else FAIRSEQ_TEXTS)
+
+
 def save_golden(case, folder):
     reference = Reference(folder, case.max_seq_length)
     cases = []
-    for text in [*TEXTS, SHORT, long_text()]:
+    for text in [*texts(case), long_text()]:
         input_ids, hidden = reference.forward(text)
         pooled = pool(hidden, case.pooling)
         normalized = torch.nn.functional.normalize(pooled, dim=0)
@@ -192,8 +210,9 @@ def save_golden(case, folder):
         cases.append({**row, "pooled": digits(pooled), "normalized": digits(normalized)})
     input_ids, hidden = reference.forward(SHORT)
     row = {"text": SHORT, "input_ids": input_ids, "shape": list(hidden.shape)}
+    architecture = "bert" if case.model_type == "bert" else "xlm-roberta"
     golden = {
-        "model": case.name, "architecture": "bert", "pooling": case.pooling,
+        "model": case.name, "architecture": architecture, "pooling": case.pooling,
         "normalize_module": case.normalize, "dimension": case.config["hidden_size"],
         "max_seq_length": case.max_seq_length, "computed_in": "float32",
         "made_with": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -205,7 +224,7 @@ def save_golden(case, folder):
 def make(case, folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    save_weights(case, folder, save_tokenizer(case, folder))
+    save_weights(case, folder, SAVE_TOKENIZER[case.model_type](case, folder))
     save_pooling(case, folder)
     save_golden(case, folder)
     files = [path for path in folder.rglob("*") if path.is_file()]

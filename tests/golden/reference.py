@@ -8,7 +8,7 @@ import math
 
 import torch
 import transformers
-from transformers import AutoTokenizer, BertModel
+from transformers import AutoModel, AutoTokenizer
 
 
 def be_deterministic(threads):
@@ -20,12 +20,12 @@ def be_deterministic(threads):
 
 
 class Reference:
-    """A BERT checkpoint run by transformers in float32."""
+    """A checkpoint run by transformers in float32."""
 
     def __init__(self, folder, max_seq_length):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.max_seq_length = max_seq_length
-        model = BertModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         )
         self.model = model.eval()

@@ -47,6 +47,14 @@ TEXTS = [
     "w" * 99 + " " + "x" * 101 + " a_very-long.compound/word",
 ]
 
+# For models whose padding token has a position of its own, in the spelling of fairseq: one that
+# is in a text is not counted, so everything after it moves by one.
+FAIRSEQ_TEXTS = [
+    "rain <pad> and <pad><pad> light</s> by <mask> river <unk> stone",
+    "<pad> The library opens at nine",
+    "ＦＵＬＬ ｗｉｄｔｈ ﬁne ①, x² and ½",
+]
+
 SHORT = "the quick red train"
 
 

@@ -1,14 +1,18 @@
 //! BERT (Devlin et al. 2018) and what shares its layout: MiniLM, BGE, E5, GTE (v1), UAE, and more.
 //! Reference implementation: `BertModel` of transformers.
 
-use super::{Accepted, Architecture, Attention, FeedForward, Norm, Positions, WeightNames};
+use super::{
+    Accepted, Architecture, Attention, FeedForward, FirstPosition, Norm, Positions, WeightNames,
+};
 
 /// `BertModel`.
 pub const BERT: Architecture = Architecture {
     name: "bert",
     model_types: &["bert"],
     class_prefixes: &["Bert"],
-    positions: Positions::Absolute { first: 0 },
+    positions: Positions::Absolute {
+        first: FirstPosition::Zero,
+    },
     token_types: true,
     norm: Norm::Post,
     feed_forward: FeedForward::Plain,
@@ -18,7 +22,7 @@ pub const BERT: Architecture = Architecture {
 };
 
 /// As `BertModel` names its parameters; models with a head put `bert.` before them.
-const HF_BERT_NAMES: WeightNames = WeightNames {
+pub(super) const HF_BERT_NAMES: WeightNames = WeightNames {
     prefixes: &["", "bert."],
     word_embeddings: "embeddings.word_embeddings.weight",
     position_embeddings: "embeddings.position_embeddings.weight",

@@ -2,15 +2,18 @@
 //! A declaration is data; nothing outside this module compares an architecture's name.
 
 mod bert;
+mod positions;
 mod settings;
+mod xlm_roberta;
 
+pub use positions::{FirstPosition, PositionIds, Positions};
 pub use settings::{Accepted, Sizes};
 
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 
 /// Every known family.
-pub const ARCHITECTURES: &[&Architecture] = &[&bert::BERT];
+pub const ARCHITECTURES: &[&Architecture] = &[&bert::BERT, &xlm_roberta::XLM_ROBERTA];
 
 /// What one family of encoders has.
 #[derive(Debug)]
@@ -36,25 +39,6 @@ pub struct Architecture {
     pub weights: WeightNames,
     /// Settings that would change the arithmetic, with the values that mean what is built.
     pub accepted: &'static [(&'static str, Accepted)],
-}
-
-/// How a token learns where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Positions {
-    /// A learned vector per position; the first token has the one numbered `first`.
-    Absolute {
-        /// Row of the first token.
-        first: usize,
-    },
-}
-
-impl Positions {
-    /// The number of the first token's position.
-    pub fn first(self) -> usize {
-        match self {
-            Self::Absolute { first } => first,
-        }
-    }
 }
 
 /// Where the norms are.
@@ -120,6 +104,15 @@ pub fn resolve(checkpoint: &Checkpoint) -> Result<(&'static Architecture, Sizes)
     let architecture = find(config)?;
     settings::check(architecture, config)?;
     Ok((architecture, Sizes::read(architecture, config)?))
+}
+
+/// How the family that config.json names numbers positions, for a graph that is given; `None` when
+/// it names no known one.
+pub(crate) fn position_ids(config: &Config) -> Result<Option<PositionIds>> {
+    let known = find(config).ok();
+    known
+        .map(|architecture| PositionIds::read(architecture.positions, config))
+        .transpose()
 }
 
 /// Finds a declaration by `model_type`, or by class name in configurations that have none, and

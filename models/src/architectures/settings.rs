@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Architecture, Positions};
+use super::{Architecture, PositionIds};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::graph::ops::Activation;
@@ -128,6 +128,10 @@ pub struct Sizes {
     pub vocabulary: usize,
     /// Rows of the position embeddings.
     pub positions: usize,
+    /// Which of them the tokens of a sequence have.
+    pub position_ids: PositionIds,
+    /// The longest sequence that has positions.
+    pub max_tokens: usize,
     /// Rows of the token type embeddings; `None` without any.
     pub token_types: Option<usize>,
     /// What the norms add to the variance.
@@ -153,24 +157,21 @@ impl Sizes {
         if !(0.0..1.0).contains(&epsilon) {
             return Err(config.error("layer_norm_eps", &format!("is `{epsilon}`")));
         }
+        let positions = config.count("max_position_embeddings")?;
+        let position_ids = PositionIds::read(architecture.positions, config)?;
         Ok(Self {
             layers: config.count("num_hidden_layers")?,
             hidden,
             heads,
             intermediate: config.count("intermediate_size")?,
             vocabulary: config.count("vocab_size")?,
-            positions: config.count("max_position_embeddings")?,
+            positions,
+            position_ids,
+            max_tokens: position_ids.limit(config)?.unwrap_or(positions),
             token_types,
             norm_epsilon: epsilon as f32,
             activation: activation(config)?,
         })
-    }
-
-    /// The longest sequence that has positions.
-    pub fn max_tokens(&self, positions: Positions) -> usize {
-        match positions {
-            Positions::Absolute { first } => self.positions.saturating_sub(first),
-        }
     }
 }
 

@@ -40,7 +40,7 @@ fn sizes_are_read() {
         (10, 12, Some(2))
     );
     assert_eq!(sizes.activation, Activation::Gelu);
-    assert_eq!(sizes.max_tokens(Positions::Absolute { first: 2 }), 10);
+    assert_eq!((sizes.position_ids.first(), sizes.max_tokens), (0, 12));
     for (name, activation) in Activation::NAMES {
         assert_eq!(
             with("hidden_act", json!(name)).unwrap().activation,
@@ -49,6 +49,45 @@ fn sizes_are_read() {
     }
     // Configurations from before 2020 name no `model_type`.
     assert_eq!(with("model_type", Value::Null).unwrap(), sizes);
+}
+
+#[test]
+fn roberta_starts_its_positions_after_padding() {
+    for (model_type, class) in [
+        ("roberta", "RobertaForMaskedLM"),
+        ("xlm-roberta", "XLMRobertaModel"),
+        ("camembert", "CamembertModel"),
+    ] {
+        let mut values = bert();
+        values["model_type"] = json!(model_type);
+        values["architectures"] = json!([class]);
+        values["type_vocab_size"] = json!(1);
+        values["pad_token_id"] = json!(1);
+        let sizes = read(values.clone()).unwrap();
+        assert_eq!((sizes.positions, sizes.token_types), (12, Some(1)));
+        assert_eq!((sizes.position_ids.first(), sizes.max_tokens), (2, 10));
+        for (key, value, word) in [
+            ("max_position_embeddings", json!(2), "first position is `2`"),
+            ("max_position_embeddings", json!(0), "at least `1`"),
+            ("position_embedding_type", json!("relative_key"), "relative"),
+            ("architectures", json!(["BertModel"]), "`BertModel`"),
+            (
+                "architectures",
+                json!(["XLMRobertaXLModel"]),
+                "`XLMRobertaXLModel`",
+            ),
+            (
+                "auto_map",
+                json!({"AutoModel": "modeling_lora.XLMRobertaLoRA"}),
+                "auto_map",
+            ),
+        ] {
+            let mut values = values.clone();
+            values[key] = value;
+            let error = read(values).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
 }
 
 #[test]
@@ -99,7 +138,7 @@ fn impossible_sizes_are_errors() {
 #[test]
 fn a_stranger_is_named_and_the_known_are_listed() {
     for (key, value, name) in [
-        ("model_type", json!("xlm-roberta"), "`xlm-roberta`"),
+        ("model_type", json!("xlm-roberta-xl"), "`xlm-roberta-xl`"),
         (
             "architectures",
             json!(["JinaBertForMaskedLM"]),
@@ -132,24 +171,25 @@ fn published_configurations_are_read_or_refused_for_a_reason() {
         return;
     }
     for (name, expected) in [
-        ("BAAI__bge-large-en-v1.5", None),
-        ("BAAI__bge-large-zh-v1.5", None),
-        ("Xenova__all-MiniLM-L6-v2", None),
-        ("cross-encoder__ms-marco-MiniLM-L-6-v2", None),
-        ("BAAI__bge-m3", Some("`xlm-roberta`")),
-        ("BAAI__bge-reranker-base", Some("`xlm-roberta`")),
-        ("BAAI__bge-reranker-v2-m3", Some("`xlm-roberta`")),
-        ("Alibaba-NLP__gte-multilingual-base", Some("`new`")),
+        ("BAAI__bge-large-en-v1.5", Ok(512)),
+        ("BAAI__bge-large-zh-v1.5", Ok(512)),
+        ("Xenova__all-MiniLM-L6-v2", Ok(512)),
+        ("cross-encoder__ms-marco-MiniLM-L-6-v2", Ok(512)),
+        ("BAAI__bge-m3", Ok(8192)),
+        ("BAAI__bge-reranker-base", Ok(512)),
+        ("BAAI__bge-reranker-large", Ok(512)),
+        ("BAAI__bge-reranker-v2-m3", Ok(8192)),
+        ("Alibaba-NLP__gte-multilingual-base", Err("`new`")),
         (
             "jinaai__jina-embeddings-v2-base-en",
-            Some("`JinaBertForMaskedLM`"),
+            Err("`JinaBertForMaskedLM`"),
         ),
-        ("Qwen__Qwen3-Reranker-0.6B", Some("`qwen3`")),
+        ("Qwen__Qwen3-Reranker-0.6B", Err("`qwen3`")),
     ] {
         let values = crate::checkpoint::json::read(&dir.join(name).join("config.json")).unwrap();
         match (read(values), expected) {
-            (Ok(sizes), None) => assert_eq!(sizes.positions, 512, "{name}"),
-            (Err(error), Some(expected)) => {
+            (Ok(sizes), Ok(limit)) => assert_eq!(sizes.max_tokens, limit, "{name}"),
+            (Err(error), Err(expected)) => {
                 let error = error.to_string();
                 let start = format!("unknown architecture {expected}");
                 assert!(error.starts_with(&start), "{name}: {error}");

@@ -198,7 +198,8 @@ fn what_is_not_weights_is_named() {
     for (name, text, word) in [
         ("model.safetensors", pointer.to_owned(), "Git LFS"),
         ("model.safetensors", String::new(), "not safetensors"),
-        ("pytorch_model.bin", String::new(), "pickle"),
+        ("pytorch_model.bin", String::new(), "not a PyTorch file"),
+        ("pytorch_model.bin", pointer.to_owned(), "Git LFS"),
         ("other.txt", String::new(), "no `model.safetensors`"),
         (
             "model.safetensors.index.json",

@@ -1,5 +1,5 @@
-//! Tensors of a checkpoint, memory-mapped: one safetensors file or several with an index.
-//! Format: <https://github.com/huggingface/safetensors#format>.
+//! Tensors of a checkpoint, memory-mapped: one file or several with an index, of safetensors
+//! (<https://github.com/huggingface/safetensors#format>) or, where there are none, of PyTorch.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,11 +11,28 @@ use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
 
-use super::json;
+use super::{json, torch_file};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// Where weights may be, best first: the file, or the index of several.
+const LAYOUTS: [(&str, &str, Format); 2] = [
+    (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        Format::Safetensors,
+    ),
+    (
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        Format::Torch,
+    ),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Safetensors,
+    Torch,
+}
 
 /// All tensors of a checkpoint, by name. Nothing is read from disk until it is used.
 #[derive(Debug)]
@@ -53,31 +70,38 @@ impl Weights {
     /// Finds and maps the weights of the checkpoint in `dir`.
     ///
     /// # Errors
-    /// `Error::Checkpoint` when there are none in safetensors form, or a header is malformed.
+    /// `Error::Checkpoint` when there are none in a form that is read, or a header is malformed.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut weights = Self {
             dir: dir.to_owned(),
             tensors: HashMap::new(),
         };
-        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if single.exists() {
-            weights.add_file(&single)?;
-        } else if index.exists() {
-            for shard in shards(&index)? {
-                weights.add_file(&dir.join(shard))?;
+        for (single, index, format) in LAYOUTS {
+            let (single, index) = (dir.join(single), dir.join(index));
+            if single.exists() {
+                weights.add_file(&single, format)?;
+                return Ok(weights);
             }
-        } else if dir.join("pytorch_model.bin").exists() {
-            return Err(Error::checkpoint(
-                &dir.join("pytorch_model.bin"),
-                format!("is a Python pickle, which is not read; convert it to `{SINGLE}`"),
-            ));
-        } else {
-            return Err(Error::checkpoint(
-                dir,
-                format!("has no `{SINGLE}` and no `{INDEX}`"),
-            ));
+            if index.exists() {
+                for shard in shards(&index)? {
+                    weights.add_file(&dir.join(shard), format)?;
+                }
+                return Ok(weights);
+            }
         }
-        Ok(weights)
+        let names = LAYOUTS.map(|(single, index, _)| format!("no `{single}` or `{index}`"));
+        Err(Error::checkpoint(
+            dir,
+            format!("has {}", names.join(" and ")),
+        ))
+    }
+
+    /// Whether `open` finds weights in `dir`, good or bad.
+    pub(crate) fn are_in(dir: &Path) -> bool {
+        let mut names = LAYOUTS
+            .iter()
+            .flat_map(|(single, index, _)| [single, index]);
+        names.any(|name| dir.join(name).exists())
     }
 
     /// A tensor of this name, if there is one.
@@ -95,7 +119,47 @@ impl Weights {
         &self.dir
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
+    fn add_file(&mut self, path: &Path, format: Format) -> Result<()> {
+        let file = Arc::new(MappedFile::open(path)?);
+        let malformed = |message: String| Error::checkpoint(path, message);
+        let mut add = |name: &str, dtype, shape, bytes| {
+            let tensor = Tensor {
+                file: Arc::clone(&file),
+                dtype,
+                shape,
+                bytes,
+            };
+            match self.tensors.insert(name.to_owned(), tensor) {
+                None => Ok(()),
+                Some(_) => Err(malformed(format!("repeats the tensor `{name}`"))),
+            }
+        };
+        match format {
+            Format::Safetensors => {
+                let length = file.map.len();
+                let (header, metadata) =
+                    SafeTensors::read_metadata(&file.map).map_err(|error| {
+                        malformed(format!("not safetensors ({length} bytes): {error}"))
+                    })?;
+                let data = header + size_of::<u64>();
+                for (name, info) in metadata.tensors() {
+                    let (start, end) = info.data_offsets;
+                    let bytes = data + start..data + end;
+                    add(&name, info.dtype, info.shape.clone(), bytes)?;
+                }
+            }
+            Format::Torch => {
+                for tensor in torch_file::read(&file.map).map_err(malformed)? {
+                    add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<Self> {
         let unreadable = |error: std::io::Error| Error::checkpoint(path, error.to_string());
         let file = File::open(path).map_err(unreadable)?;
         // SAFETY: the map is private and read-only. As with every memory map, nobody may truncate
@@ -104,30 +168,8 @@ impl Weights {
         if let Some(pointer) = git_lfs_pointer(&map) {
             return Err(Error::checkpoint(path, pointer));
         }
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            let length = map.len();
-            Error::checkpoint(path, format!("not safetensors ({length} bytes): {error}"))
-        })?;
-        let data = header + size_of::<u64>();
-        let file = Arc::new(MappedFile {
-            path: path.canonicalize().map_err(unreadable)?,
-            map,
-        });
-        for (name, info) in metadata.tensors() {
-            let tensor = Tensor {
-                file: Arc::clone(&file),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                bytes: data + info.data_offsets.0..data + info.data_offsets.1,
-            };
-            if self.tensors.insert(name.clone(), tensor).is_some() {
-                return Err(Error::checkpoint(
-                    path,
-                    format!("repeats the tensor `{name}`"),
-                ));
-            }
-        }
-        Ok(())
+        let path = path.canonicalize().map_err(unreadable)?;
+        Ok(Self { path, map })
     }
 }
 

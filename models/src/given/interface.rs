@@ -6,6 +6,7 @@ use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueRef};
 use retort_kernels::Pooling;
 
+use crate::architectures::PositionIds;
 use crate::error::{Error, Result};
 use crate::session::LoadedSession;
 
@@ -80,12 +81,10 @@ pub(super) struct Tokens {
 
 impl Tokens {
     /// Appends one sequence.
-    pub(super) fn extend(&mut self, ids: &[i64], types: &[i64], first_position: usize) {
-        let first = first_position as i64;
+    pub(super) fn extend(&mut self, ids: &[i64], types: &[i64], positions: PositionIds) {
         self.ids.extend_from_slice(ids);
         self.types.extend_from_slice(types);
-        self.positions
-            .extend((0..ids.len() as i64).map(|index| first + index));
+        positions.extend(ids, &mut self.positions);
         self.ones.resize(self.ids.len(), 1);
     }
 }
@@ -117,7 +116,7 @@ impl Inputs {
     ///
     /// # Errors
     /// `Error::Unsupported` names an input that is unknown, or exported for one fixed length.
-    pub(super) fn find(session: &LoadedSession, first_position: Option<usize>) -> Result<Self> {
+    pub(super) fn find(session: &LoadedSession, positions: Option<PositionIds>) -> Result<Self> {
         let mut found = Self {
             inputs: Vec::new(),
             single_sequence: false,
@@ -129,7 +128,7 @@ impl Inputs {
                 "input_ids" => Role::Ids,
                 "attention_mask" => Role::Mask,
                 "token_type_ids" => Role::Types,
-                "position_ids" if first_position.is_some() => Role::Positions,
+                "position_ids" if positions.is_some() => Role::Positions,
                 "position_ids" => {
                     return refuse(
                         "needs to know where positions start, which config.json's \

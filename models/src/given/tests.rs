@@ -236,6 +236,49 @@ fn inputs_and_outputs_that_cannot_be_used_are_named() {
 }
 
 #[test]
+fn positions_are_those_of_the_family() {
+    // The first input is looked up, so the vectors are the positions.
+    let (dir, _) = lookup(&[("position_ids", ElementType::I64), IDS]);
+    let Some(runtime) = runtime() else {
+        return;
+    };
+    let tokenizer = r#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": null, "model":
+        {"type": "WordLevel", "vocab": {"<s>": 0, "<pad>": 1, "</s>": 2}, "unk_token": "<s>"}}"#;
+    fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
+    let options = crate::LoadOptions {
+        runtime,
+        max_tokens: None,
+        pooling: Some(Pooling::LastToken),
+    };
+    let file = dir.path().join("model.onnx");
+    for (model_type, limit, expected) in [("roberta", 6, 5.0), ("bert", 8, 4.0)] {
+        let config = format!(
+            r#"{{"model_type": "{model_type}", "pad_token_id": 1, "vocab_size": 8,
+                "max_position_embeddings": 8}}"#
+        );
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        let model = crate::EncoderModel::load(&file, &options).unwrap();
+        assert_eq!(model.info().max_tokens, limit);
+        let mut encoder = model.encoder(1).unwrap();
+        let encode = |encoder: &mut dyn Encode, ids: &[u32]| {
+            let mut batch = Batch::default();
+            batch.push(&crate::Encoding {
+                input_ids: ids.to_vec(),
+                token_type_ids: vec![0; ids.len()],
+                tokens_cut: 0,
+            });
+            encoder.encode(&batch)
+        };
+        // RoBERTa does not count the padding token, BERT does.
+        let outputs = encode(&mut *encoder, &[0, 3, 1, 4, 2]).unwrap();
+        assert_eq!(outputs[0].dense, [expected, -expected]);
+        assert!(encode(&mut *encoder, &vec![3; limit]).is_ok());
+        let error = encode(&mut *encoder, &vec![3; limit + 1]).unwrap_err();
+        assert!(matches!(error, Error::InputTooLong { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_file_is_found_in_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(find(dir.path()).unwrap(), None);
@@ -248,8 +291,12 @@ fn a_file_is_found_in_its_checkpoint() {
     assert_eq!(find(dir.path()).unwrap(), expected);
     assert_eq!(find(&file).unwrap(), expected);
     // Weights that a graph can be built for go first, unless the file itself is named.
-    fs::write(dir.path().join("model.safetensors"), "").unwrap();
-    assert_eq!(find(dir.path()).unwrap(), None);
-    assert_eq!(find(&file).unwrap(), expected);
+    for weights in ["model.safetensors", "pytorch_model.bin"] {
+        let weights = dir.path().join(weights);
+        fs::write(&weights, "").unwrap();
+        assert_eq!(find(dir.path()).unwrap(), None);
+        assert_eq!(find(&file).unwrap(), expected);
+        fs::remove_file(weights).unwrap();
+    }
     assert!(find(&dir.path().join("config.json")).is_err());
 }

@@ -5,7 +5,7 @@ use retort_kernels::Pooling;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::*;
-use crate::architectures::{ARCHITECTURES, Sizes};
+use crate::architectures::{ARCHITECTURES, PositionIds, Sizes};
 use ops::{Activation, AttentionShape};
 
 /// Weights that have these tensors, all of them zero.
@@ -185,6 +185,8 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         intermediate: 16,
         vocabulary: 10,
         positions: 12,
+        position_ids: PositionIds::default(),
+        max_tokens: 12,
         token_types: Some(2),
         norm_epsilon: 1e-12,
         activation: Activation::Gelu,
