@@ -1,6 +1,7 @@
 //! The one integration-test binary: numerics, the service over HTTP, the program itself, the rules
 //! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
 
+mod evaluation;
 mod http;
 mod numerics;
 mod official_clients;
