@@ -44,8 +44,14 @@ impl Checkpoint {
         if !dir.is_dir() {
             return Err(Error::checkpoint(dir, "is not a directory"));
         }
-        let config = Config::read(&dir.join("config.json"))?;
         let modules = Modules::read(dir)?;
+        let path = dir.join("config.json");
+        let config = if modules.static_embedding.is_some() && !path.exists() {
+            // sentence-transformers has nothing to write there for a table of vectors.
+            Config::new(&path, Value::Object(serde_json::Map::new()))?
+        } else {
+            Config::read(&path)?
+        };
         let max_seq_length = max_seq_length(dir)?;
         Ok(Self {
             dir: dir.to_owned(),

@@ -285,4 +285,4 @@ fn pool(pooling: Pooling, values: &[f32], shape: [usize; 3]) -> Result<Vec<Outpu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,7 @@ pub mod graph;
 pub mod model;
 pub mod runtime;
 pub mod session;
+mod static_embedding;
 pub mod tokenizer;
 
 pub use batch::{Batch, Encoding, Output};
@@ -23,4 +24,4 @@ pub use error::{Error, Result};
 pub use model::{EncoderInfo, EncoderModel, GraphSource, LoadOptions};
 pub use retort_kernels::Pooling;
 pub use runtime::Runtime;
-pub use tokenizer::{SpecialTokens, Tokenizer, Truncation, TruncationSide};
+pub use tokenizer::{SpecialTokens, TokenSet, Tokenizer, Truncation, TruncationSide};

@@ -13,6 +13,7 @@ use crate::given::{GivenModel, Wanted};
 use crate::graph::{BuiltGraph, blocks};
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
+use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
 use crate::tokenizer::Tokenizer;
 
 /// What the operator decides about a checkpoint.
@@ -34,6 +35,8 @@ pub enum GraphSource {
     Built,
     /// Read from this `.onnx` file.
     Given(PathBuf),
+    /// There is none: rows of a table are averaged.
+    Absent,
 }
 
 /// Facts about a loaded encoder.
@@ -81,16 +84,21 @@ enum ModelGraph {
         positions: PositionIds,
     },
     Given(GivenModel),
+    Absent(Arc<StaticTable>),
 }
 
 impl EncoderModel {
     /// Loads a checkpoint directory, or an `.onnx` file that lies in one. A directory with weights
-    /// gets a graph built; one with only an `.onnx` file gets that.
+    /// gets a graph built, unless they are a table of token vectors, which needs none; one with
+    /// only an `.onnx` file gets that.
     ///
     /// # Errors
     /// `Error::Unsupported` when the architecture is unknown or a setting is not implemented,
     /// `Error::Checkpoint` when a file is missing or malformed.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self> {
+        if let Some(table) = StaticCheckpoint::find(path)? {
+            return Self::load_static(&table, options);
+        }
         if let Some((file, dir)) = crate::given::find(path)? {
             return Self::load_given(&file, &dir, options);
         }
@@ -180,6 +188,37 @@ impl EncoderModel {
         })
     }
 
+    fn load_static(found: &StaticCheckpoint, options: &LoadOptions) -> Result<Self> {
+        let pooling = options.pooling.unwrap_or(Pooling::Mean);
+        if pooling != Pooling::Mean {
+            return Err(Error::Unsupported(format!(
+                "pooling `{pooling}` of static embeddings, which are averaged; set `mean` or none"
+            )));
+        }
+        let (tokenizer, table) = found.open()?;
+        let size = table.size();
+        let info = EncoderInfo {
+            architecture: found.family.name.to_owned(),
+            dimensions: size.dimensions,
+            max_tokens: options.max_tokens.map_or_else(|| found.max_tokens(), Ok)?,
+            pooling: Some(pooling),
+            vocab_size: size.vocabulary,
+            parameters: size.parameters,
+            weights_bytes: size.bytes,
+            checkpoint_dtype: size.dtype,
+            dtype: "float32".to_owned(),
+            device: "cpu".to_owned(),
+            source: GraphSource::Absent,
+            matryoshka: matryoshka(&found.checkpoint, size.dimensions),
+            isa: Isa::PORTABLE.name(),
+        };
+        Ok(Self {
+            info,
+            tokenizer: Arc::new(tokenizer),
+            graph: ModelGraph::Absent(Arc::new(table)),
+        })
+    }
+
     /// Facts about the model.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
@@ -190,8 +229,9 @@ impl EncoderModel {
         &self.tokenizer
     }
 
-    /// Makes an encoder that computes on `threads` threads, its caller's included. The encoders of
-    /// a built graph share its weights.
+    /// Makes an encoder that computes on `threads` threads, its caller's included; averaging rows
+    /// of a table takes only the caller's. The encoders of a built graph or a table share its
+    /// weights.
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
             ModelGraph::Built {
@@ -203,6 +243,7 @@ impl EncoderModel {
                 Ok(Box::new(PackedEncoder::new(session, *bounds, *positions)))
             }
             ModelGraph::Given(given) => given.encoder(threads),
+            ModelGraph::Absent(table) => Ok(Box::new(StaticEncoder::new(Arc::clone(table)))),
         }
     }
 }

@@ -4,9 +4,11 @@
 mod pieces;
 mod vocabulary_file;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use tokenizers::Encoding as RawEncoding;
+use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::utils::truncation::TruncationDirection;
 
 use self::pieces::{PIECE_SIZE, PieceSize, pieces};
@@ -44,6 +46,18 @@ pub enum SpecialTokens {
     Skip,
 }
 
+/// Which tokens of a text a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenSet {
+    /// Those of the text, with the special tokens that the file puts around them.
+    #[default]
+    Framed,
+    /// Those of the text alone.
+    Bare,
+    /// Those of the text alone, without the token that stands for what the vocabulary lacks.
+    Known,
+}
+
 /// The tokenizer of one checkpoint. Shared by all threads of a service.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -52,15 +66,28 @@ pub struct Tokenizer {
     special_tokens: usize,
     vocab_size: usize,
     lowercases: bool,
+    token_set: TokenSet,
+    // The token that is dropped; `None` when all are kept.
+    dropped: Option<u32>,
+    // Tokens that a text may have but not consist of.
+    silent: HashSet<u32>,
 }
 
 impl Tokenizer {
+    /// The tokenizer of a transformer, which takes special tokens too; see `load_for`.
+    ///
+    /// # Errors
+    /// As `load_for`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_for(dir, TokenSet::default())
+    }
+
     /// Reads `tokenizer.json` of a checkpoint directory, or, where an old BERT checkpoint has only
     /// `vocab.txt`, builds the WordPiece tokenizer that the file stands for.
     ///
     /// # Errors
     /// `Error::Checkpoint` when neither file is there or one is malformed.
-    pub fn load(dir: &Path) -> Result<Self> {
+    pub fn load_for(dir: &Path, token_set: TokenSet) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let settings = json::read_optional(&dir.join("tokenizer_config.json"))?;
         let mut inner = if path.exists() {
@@ -74,12 +101,16 @@ impl Tokenizer {
             .and_then(|()| inner.with_truncation(None).map(|_| ()))
             .map_err(|error| Error::checkpoint(&path, error.to_string()))?;
         inner.with_padding(None);
+        let dropped = match token_set {
+            TokenSet::Known => unknown_token(&inner)?,
+            TokenSet::Framed | TokenSet::Bare => None,
+        };
+        if token_set != TokenSet::Framed {
+            // What it would add is not in the table of such a model, or has another's number.
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+        }
         let lowercases = json::sentence_bert_config(dir)?
             .is_some_and(|(_, config)| config["do_lower_case"].as_bool() == Some(true));
-        Self::from_inner(inner, lowercases)
-    }
-
-    fn from_inner(inner: tokenizers::Tokenizer, lowercases: bool) -> Result<Self> {
         let special_tokens = inner
             .post_process(RawEncoding::default(), None, true)
             .map_err(|error| Error::Tokenize(error.to_string()))?
@@ -91,6 +122,9 @@ impl Tokenizer {
             special_tokens,
             vocab_size,
             lowercases,
+            token_set,
+            dropped,
+            silent: HashSet::new(),
         })
     }
 
@@ -99,7 +133,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `Error::InputTooLong` when it must not be cut; `Error::Tokenize` when not even the special
-    /// tokens fit, or the tokenizer fails.
+    /// tokens fit, no token is left for a model without special ones, or the tokenizer fails.
     pub fn encode(&self, text: &str, truncation: Truncation) -> Result<Encoding> {
         self.encode_in_pieces(text, truncation, PIECE_SIZE)
     }
@@ -140,11 +174,41 @@ impl Tokenizer {
             .get_type_ids()
             .iter()
             .map(|&id| u8::try_from(id).unwrap_or(u8::MAX));
-        Ok(Encoding {
+        self.kept(Encoding {
             input_ids: whole.get_ids().to_vec(),
             token_type_ids: types.collect(),
             tokens_cut,
         })
+    }
+
+    /// Leaves out the tokens that the model does not take. This comes after the cut, as in
+    /// model2vec, so they count towards a limit.
+    fn kept(&self, mut encoding: Encoding) -> Result<Encoding> {
+        if let Some(dropped) = self.dropped {
+            let ids = encoding.input_ids.iter();
+            let mut stays = ids.map(|&id| id != dropped).collect::<Vec<_>>().into_iter();
+            encoding
+                .token_type_ids
+                .retain(|_| stays.next().unwrap_or_default());
+            encoding.input_ids.retain(|&id| id != dropped);
+        }
+        if self.token_set == TokenSet::Framed {
+            return Ok(encoding);
+        }
+        let silent = |id: &u32| self.silent.contains(id);
+        let lack = match &encoding.input_ids[..] {
+            [] => "no token that the model knows",
+            ids if ids.iter().all(silent) => "only tokens whose vectors are zero in this model",
+            _ => return Ok(encoding),
+        };
+        Err(Error::Tokenize(format!(
+            "the text has {lack}, so it has no vector"
+        )))
+    }
+
+    /// Names tokens that say nothing alone: a text of nothing else is an `Error::Tokenize`.
+    pub(crate) fn with_silent(self, silent: HashSet<u32>) -> Self {
+        Self { silent, ..self }
     }
 
     /// The tokens of a text without special ones.
@@ -155,10 +219,11 @@ impl Tokenizer {
             .map_err(|error| Error::Tokenize(error.to_string()))
     }
 
-    /// Takes the caller's own token ids as they are: no special tokens are added.
+    /// Takes the caller's own token ids as they are: no special tokens are added. Only what the
+    /// model would not take from a text either is left out.
     ///
     /// # Errors
-    /// `Error::Tokenize` when there are none or one is outside the vocabulary,
+    /// `Error::Tokenize` when there are none, none is left, or one is outside the vocabulary,
     /// `Error::InputTooLong` when there are too many and they must not be cut.
     pub fn encode_ids(&self, ids: &[u32], truncation: Truncation) -> Result<Encoding> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
@@ -181,7 +246,7 @@ impl Tokenizer {
             TruncationSide::End | TruncationSide::Refuse => ids[..kept].to_vec(),
             TruncationSide::Start => ids[ids.len() - kept..].to_vec(),
         };
-        Ok(Encoding {
+        self.kept(Encoding {
             input_ids,
             token_type_ids: vec![0; kept],
             tokens_cut: ids.len() - kept,
@@ -210,6 +275,18 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> usize {
         self.special_tokens
     }
+}
+
+/// The token that stands for what the vocabulary lacks, where it has one: WordPiece, BPE and
+/// WordLevel name it, Unigram gives its number.
+fn unknown_token(inner: &tokenizers::Tokenizer) -> Result<Option<u32>> {
+    let model = serde_json::to_value(inner.get_model())
+        .map_err(|error| Error::Tokenize(error.to_string()))?;
+    let numbered = model["unk_id"].as_u64();
+    let named = model["unk_token"].as_str();
+    Ok(numbered
+        .and_then(|id| u32::try_from(id).ok())
+        .or_else(|| inner.token_to_id(named?)))
 }
 
 /// Leaves at most `room` tokens of an encoding.

@@ -4,10 +4,13 @@
 mod bert;
 mod positions;
 mod settings;
+mod static_table;
 mod xlm_roberta;
 
 pub use positions::{FirstPosition, PositionIds, Positions};
 pub use settings::{Accepted, Sizes};
+pub use static_table::StaticFamily;
+pub(crate) use static_table::find as find_static;
 
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
@@ -154,6 +157,11 @@ fn unknown(config: &Config, name: &str) -> Error {
     let known: Vec<String> = ARCHITECTURES
         .iter()
         .flat_map(|architecture| architecture.model_types)
+        .chain(
+            static_table::FAMILIES
+                .iter()
+                .flat_map(|family| family.model_types),
+        )
         .map(|model_type| format!("`{model_type}`"))
         .collect();
     Error::Unsupported(format!(

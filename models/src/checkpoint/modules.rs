@@ -1,5 +1,5 @@
-//! `modules.json` of sentence-transformers: what follows the transformer. Both layouts are read,
-//! the one up to release 4 and the one that release 5 writes.
+//! `modules.json` of sentence-transformers: what follows the transformer, or stands in its place.
+//! Both layouts are read, the one up to release 4 and the one that release 5 writes.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -10,8 +10,10 @@ use super::json;
 use crate::error::{Error, Result};
 
 /// What a checkpoint says should happen to the token vectors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Modules {
+    /// The folder of a table of token vectors that stands in place of a transformer.
+    pub static_embedding: Option<PathBuf>,
     /// How token vectors become one; `None` when the checkpoint does not say.
     pub pooling: Option<Pooling>,
     /// Whether the pooled vector is to be scaled to length 1.
@@ -44,7 +46,7 @@ impl Modules {
                 .transpose()?;
             return Ok(Self {
                 pooling,
-                normalize: false,
+                ..Self::default()
             });
         };
         let mut found = Self::default();
@@ -53,6 +55,9 @@ impl Modules {
             let folder = module["path"].as_str().unwrap_or_default();
             match class.rsplit('.').next().unwrap_or_default() {
                 "Transformer" if index == 0 && folder.is_empty() => check_transformer(dir)?,
+                "StaticEmbedding" if index == 0 => {
+                    found.static_embedding = Some(inside(dir, &path, folder)?);
+                }
                 "Pooling" if found == Self::default() => {
                     let folder = inside(dir, &path, folder)?;
                     found.pooling = Some(read_pooling(&folder.join("config.json"))?);
@@ -62,7 +67,7 @@ impl Modules {
                     return Err(Error::Unsupported(format!(
                         "`{}`: module `{index}` is `{class}` in `{folder}`, which is not \
                          implemented there (known: `Transformer` in the checkpoint itself, then \
-                         `Pooling`, then `Normalize`)",
+                         `Pooling`, then `Normalize`; or `StaticEmbedding`, then `Normalize`)",
                         path.display()
                     )));
                 }

@@ -30,6 +30,7 @@ fn pooling_of(config: &str) -> Result<Modules> {
 fn both_layouts_of_a_pooling_are_read() {
     let mean = r#"{"pooling_mode_cls_token":false,"pooling_mode_mean_tokens":true}"#;
     let expected = Modules {
+        static_embedding: None,
         pooling: Some(Pooling::Mean),
         normalize: true,
     };

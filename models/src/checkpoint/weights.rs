@@ -185,8 +185,20 @@ impl Tensor {
             Dtype::F32 => "float32".to_owned(),
             Dtype::F16 => "float16".to_owned(),
             Dtype::BF16 => "bfloat16".to_owned(),
+            Dtype::F64 => "float64".to_owned(),
+            Dtype::I8 => "int8".to_owned(),
             other => format!("{other:?}"),
         }
+    }
+
+    /// The element type, for code that reads `data`.
+    pub(crate) fn element(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Its bytes, row by row, little-endian, where they are mapped; they may lie on any boundary.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.file.map[self.bytes.clone()]
     }
 
     /// Number of elements.

@@ -45,7 +45,7 @@ const IDS: (&str, ElementType) = ("input_ids", ElementType::I64);
 
 /// ONNX Runtime where it is at hand: named by `ORT_DYLIB_PATH`, else in the service's cache, which
 /// the service's own tests fill.
-fn runtime() -> Option<Runtime> {
+pub(crate) fn runtime() -> Option<Runtime> {
     let library = std::env::var_os("ORT_DYLIB_PATH")
         .map(PathBuf::from)
         .or_else(cached_library);
