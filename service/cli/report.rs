@@ -158,9 +158,18 @@ fn device(facts: &Report) -> String {
     let device = running.map_or("none, as no model is loaded".into(), |info| {
         info.device.clone()
     });
-    let isa = running
-        .map(|info| format!(", {} kernels", info.isa))
-        .unwrap_or_default();
+    // A model without matrix products needs none of the fast kernels, so models may differ.
+    let mut sets: Vec<&str> = facts
+        .models
+        .iter()
+        .filter_map(|model| Some(model.encoder.as_ref()?.isa))
+        .collect();
+    sets.sort_unstable();
+    sets.dedup();
+    let isa = match sets[..] {
+        [] => String::new(),
+        _ => format!(", {} kernels", sets.join(" and ")),
+    };
     let threads = match facts.threads {
         1 => "1 thread".to_owned(),
         many => format!("{many} threads"),
