@@ -142,7 +142,7 @@ fn check_cases(model: &EncoderModel, cases: &[Case], limit: f32, name: &str) {
         .collect();
     let alone: Vec<Vec<f32>> = encodings
         .iter()
-        .map(|encoding| run(&mut *encoder, &[encoding]).remove(0).dense)
+        .map(|encoding| run(&mut *encoder, &[encoding]).remove(0).dense.unwrap())
         .collect();
     for (found, case) in alone.iter().zip(cases) {
         assert_eq!(found.len(), model.info().dimensions);
@@ -156,7 +156,7 @@ fn check_cases(model: &EncoderModel, cases: &[Case], limit: f32, name: &str) {
     let all: Vec<&Encoding> = encodings.iter().collect();
     for (found, case) in run(&mut *encoder, &all).iter().zip(cases) {
         close(
-            &found.dense,
+            found.dense.as_ref().unwrap(),
             &case.expected,
             limit,
             &format!("{name}, packed, `{}`", case.text),
@@ -170,10 +170,15 @@ fn check_cases(model: &EncoderModel, cases: &[Case], limit: f32, name: &str) {
         let mixed: Vec<&Encoding> = picked.iter().map(|&index| &encodings[index]).collect();
         for (found, &index) in run(&mut *encoder, &mixed).iter().zip(&picked) {
             let what = format!("{name}, mix {round}, case {index}");
-            close(&found.dense, &cases[index].expected, limit, &what);
+            close(
+                found.dense.as_ref().unwrap(),
+                &cases[index].expected,
+                limit,
+                &what,
+            );
             // Neighbours may change the order of a sum, nothing more.
             close(
-                &found.dense,
+                found.dense.as_ref().unwrap(),
                 &alone[index],
                 1e-6,
                 &format!("{what} against alone"),
@@ -188,6 +193,9 @@ fn every_tiny_checkpoint_gives_the_vectors_of_transformers() {
     for entry in std::fs::read_dir(golden("checkpoints")).unwrap() {
         let dir = entry.unwrap().path();
         let reference = read_json(&dir.join("golden.json"));
+        if !reference["heads"].is_null() {
+            continue;
+        }
         let model = load(&dir);
         let info = model.info();
         let name = reference["model"].as_str().unwrap();
@@ -274,14 +282,19 @@ fn encoders_of_a_model_agree_whatever_their_threads() {
     let mut second = model.encoder(2).unwrap();
     drop(first);
     for (found, expected) in run(&mut *second, &encodings).iter().zip(&expected) {
-        close(&found.dense, &expected.dense, 1e-6, "two threads");
+        close(
+            found.dense.as_ref().unwrap(),
+            expected.dense.as_ref().unwrap(),
+            1e-6,
+            "two threads",
+        );
     }
     // An encoder outlives the model it came from: its weights stay mapped.
     drop(model);
     for (found, expected) in run(&mut *second, &encodings).iter().zip(&expected) {
         close(
-            &found.dense,
-            &expected.dense,
+            found.dense.as_ref().unwrap(),
+            expected.dense.as_ref().unwrap(),
             1e-6,
             "after the model is gone",
         );
@@ -297,7 +310,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
         let encoding = |ids: Vec<u32>, kind: u8| Encoding {
             token_type_ids: vec![kind; ids.len()],
             input_ids: ids,
-            tokens_cut: 0,
+            ..Encoding::default()
         };
         let vocabulary = model.info().vocab_size as u32;
         let bad = [
@@ -354,13 +367,9 @@ fn a_checkpoint_of_links_loads() {
 
 /// MiniLM's goldens are normalised; so are the vectors compared with them.
 fn normalized(output: &Output) -> Vec<f32> {
-    let norm = output
-        .dense
-        .iter()
-        .map(|value| value * value)
-        .sum::<f32>()
-        .sqrt();
-    output.dense.iter().map(|value| value / norm).collect()
+    let vector = output.dense.as_deref().unwrap();
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    vector.iter().map(|value| value / norm).collect()
 }
 
 #[test]

@@ -27,7 +27,12 @@ fn check_answer(subject: &Subject, server: &Server, text: &str) -> Outcome {
         .batches(&[text.to_owned()], usize::MAX)?
         .swap_remove(0);
     let output = subject.model.encoder(1)?.encode(&batch)?.swap_remove(0);
-    let bare: Vec<f64> = output.dense.iter().map(|&value| f64::from(value)).collect();
+    let bare: Vec<f64> = output
+        .dense
+        .iter()
+        .flatten()
+        .map(|&value| f64::from(value))
+        .collect();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let cosine = dot(&served, &bare) / (dot(&served, &served) * dot(&bare, &bare)).sqrt();
     if served.len() == bare.len() && cosine > 0.99999 {

@@ -1,5 +1,7 @@
-//! What goes into an encoder and what comes out: packed token sequences in, one `Output` per
-//! sequence out. Padding does not exist at this level; an encoder that needs it adds it itself.
+//! What goes into an encoder: packed token sequences. Padding does not exist at this level; an
+//! encoder that needs it adds it itself.
+
+use crate::heads::Heads;
 
 /// Several token sequences laid end to end, as packed attention kernels take them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +12,13 @@ pub struct Batch {
     pub token_type_ids: Vec<i64>,
     /// Where each sequence starts; the last entry is the number of tokens. `[sequences + 1]`
     pub cu_seqlens: Vec<i32>,
+    /// Where each pooled piece starts, and the end of the last one. The pieces are the sequences
+    /// themselves, or parts of them where an encoding has segments. `[pieces + 1]`
+    pub pool_cu_seqlens: Vec<i32>,
+    /// The task adapter of each sequence. `[sequences]`
+    pub adapters: Vec<Option<u8>>,
+    /// What is wanted of the sequences; more than one of them may want.
+    pub heads: Heads,
 }
 
 impl Default for Batch {
@@ -18,19 +27,36 @@ impl Default for Batch {
             input_ids: Vec::new(),
             token_type_ids: Vec::new(),
             cu_seqlens: vec![0],
+            pool_cu_seqlens: vec![0],
+            adapters: Vec::new(),
+            heads: Heads::DENSE,
         }
     }
 }
 
 impl Batch {
+    /// An empty batch that wants these heads; `default` wants vectors.
+    pub fn wanting(heads: Heads) -> Self {
+        Self {
+            heads,
+            ..Self::default()
+        }
+    }
+
     /// Appends one sequence.
     pub fn push(&mut self, encoding: &Encoding) {
+        let start = self.cu_seqlens.last().copied().unwrap_or_default();
         self.input_ids
             .extend(encoding.input_ids.iter().map(|&id| i64::from(id)));
         self.token_type_ids
             .extend(encoding.token_type_ids.iter().map(|&id| i64::from(id)));
         let tokens = i32::try_from(self.input_ids.len()).expect("a batch is far below 2^31 tokens");
         self.cu_seqlens.push(tokens);
+        // The last segment ends where the sequence does, which is true of a whole text, too.
+        let inner = encoding.segments.split_last().map_or(&[][..], |(_, s)| s);
+        let ends = inner.iter().map(|&end| start + end as i32);
+        self.pool_cu_seqlens.extend(ends.chain([tokens]));
+        self.adapters.push(encoding.adapter);
     }
 
     /// Number of sequences.
@@ -52,12 +78,56 @@ impl Batch {
 
     /// One sequence of this batch as a batch of its own.
     pub fn sequence(&self, index: usize) -> Self {
-        let range = self.cu_seqlens[index] as usize..self.cu_seqlens[index + 1] as usize;
+        let (start, end) = (self.cu_seqlens[index], self.cu_seqlens[index + 1]);
+        let range = start as usize..end as usize;
+        let pieces = self.pool_cu_seqlens[self.pieces(index)].iter();
         Self {
             input_ids: self.input_ids[range.clone()].to_vec(),
             token_type_ids: self.token_type_ids[range].to_vec(),
-            cu_seqlens: vec![0, self.cu_seqlens[index + 1] - self.cu_seqlens[index]],
+            cu_seqlens: vec![0, end - start],
+            pool_cu_seqlens: [0]
+                .into_iter()
+                .chain(pieces.map(|&end| end - start))
+                .collect(),
+            adapters: vec![self.adapters[index]],
+            heads: self.heads,
         }
+    }
+
+    /// Which entries of `pool_cu_seqlens` are the ends of the pieces of one sequence.
+    fn pieces(&self, index: usize) -> std::ops::Range<usize> {
+        let before = |end: i32| self.pool_cu_seqlens.partition_point(|&piece| piece <= end);
+        before(self.cu_seqlens[index])..before(self.cu_seqlens[index + 1])
+    }
+
+    /// How many pieces each sequence is pooled in; 1 without segments.
+    pub fn pieces_per_sequence(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.sequences()).map(|index| self.pieces(index).len())
+    }
+
+    /// The same sequences in batches of at most so many tokens; one that is longer goes alone.
+    pub fn parts(&self, max_tokens: usize) -> Vec<Self> {
+        let mut parts: Vec<Self> = Vec::new();
+        for sequence in (0..self.sequences()).map(|index| self.sequence(index)) {
+            match parts.last_mut() {
+                Some(last) if last.tokens() + sequence.tokens() <= max_tokens => {
+                    last.append(sequence);
+                }
+                _ => parts.push(sequence),
+            }
+        }
+        parts
+    }
+
+    fn append(&mut self, other: Self) {
+        let start = self.tokens() as i32;
+        self.input_ids.extend(other.input_ids);
+        self.token_type_ids.extend(other.token_type_ids);
+        let moved = |ends: Vec<i32>| ends.into_iter().skip(1).map(move |end| start + end);
+        self.cu_seqlens.extend(moved(other.cu_seqlens));
+        self.pool_cu_seqlens.extend(moved(other.pool_cu_seqlens));
+        self.adapters.extend(other.adapters);
+        self.heads = self.heads | other.heads;
     }
 
     /// Length of the longest sequence, in tokens.
@@ -75,11 +145,46 @@ pub struct Encoding {
     pub token_type_ids: Vec<u8>,
     /// How many tokens of the input were left out to keep within the limit.
     pub tokens_cut: usize,
+    /// Where the pieces end that are pooled apart, in tokens, the last being the end of the
+    /// sequence (late chunking, Günther et al. 2024); empty when the whole text is one piece.
+    pub segments: Vec<u32>,
+    /// The number of the task adapter to run with; `None` runs without any.
+    pub adapter: Option<u8>,
 }
 
-/// What an encoder returns for one sequence.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    /// The pooled vector, neither cut nor normalised, unless a given graph does so. `[hidden]`
-    pub dense: Vec<f32>,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoding(tokens: u32, segments: &[u32]) -> Encoding {
+        Encoding {
+            input_ids: (0..tokens).collect(),
+            token_type_ids: vec![0; tokens as usize],
+            segments: segments.to_vec(),
+            ..Encoding::default()
+        }
+    }
+
+    #[test]
+    fn pieces_follow_the_segments_and_leave_with_their_sequence() {
+        let mut batch = Batch::default();
+        batch.push(&encoding(3, &[]));
+        batch.push(&encoding(6, &[1, 4, 6]));
+        batch.push(&encoding(2, &[2]));
+        assert_eq!(batch.cu_seqlens, [0, 3, 9, 11]);
+        assert_eq!(batch.pool_cu_seqlens, [0, 3, 4, 7, 9, 11]);
+        assert!(batch.pieces_per_sequence().eq([1, 3, 1]));
+        let middle = batch.sequence(1);
+        assert_eq!(middle.pool_cu_seqlens, [0, 1, 4, 6]);
+        assert_eq!(middle.input_ids, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(batch.sequence(2).pool_cu_seqlens, [0, 2]);
+
+        let parts = batch.parts(8);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[0].cu_seqlens, [0, 3]);
+        assert_eq!(parts[1].cu_seqlens, [0, 6, 8]);
+        assert_eq!(parts[1].pool_cu_seqlens, [0, 1, 4, 6, 8]);
+        assert_eq!(batch.parts(11), [batch.clone()]);
+        assert_eq!(batch.parts(1).len(), 3);
+    }
 }

@@ -66,6 +66,14 @@ impl Checkpoint {
         &self.dir
     }
 
+    /// The class that classifies, such as a reranker's; `None` when config.json names none.
+    pub(crate) fn classifier(&self) -> Option<&str> {
+        let classes = self.config.texts("architectures");
+        classes
+            .into_iter()
+            .find(|class| class.ends_with("ForSequenceClassification"))
+    }
+
     /// Shorter sizes that the model was trained to be cut to (Kusupati et al. 2022), descending.
     pub fn matryoshka_dimensions(&self) -> Vec<usize> {
         let list = self

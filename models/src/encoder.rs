@@ -1,10 +1,14 @@
 //! Token ids in, pooled vectors out: the seam between a service and a session.
 
+use std::sync::Arc;
+
 use ort::value::TensorRef;
 
 use crate::architectures::PositionIds;
-use crate::batch::{Batch, Output};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::heads::outputs::PackedOutputs;
+use crate::heads::{Head, Heads, Output};
 use crate::session::LoadedSession;
 
 /// Something that turns packed sequences into one `Output` each. It belongs to one thread at a
@@ -65,11 +69,31 @@ impl BatchBounds {
                 Ok(_) => {}
             }
         }
+        self.check_pieces(batch)?;
         in_range(&batch.input_ids, self.vocab_size, "token id")?;
         match self.token_types {
             Some(types) => in_range(&batch.token_type_ids, types, "token type"),
             None => Ok(()),
         }
+    }
+}
+
+impl BatchBounds {
+    /// The pooled pieces are parts of their sequences, none of them empty.
+    fn check_pieces(&self, batch: &Batch) -> Result<()> {
+        let pieces = &batch.pool_cu_seqlens;
+        let grow = pieces.windows(2).all(|pair| pair[0] < pair[1]);
+        let cover = pieces.first() == Some(&0) && pieces.last() == batch.cu_seqlens.last();
+        let inside = batch
+            .cu_seqlens
+            .iter()
+            .all(|end| pieces.binary_search(end).is_ok());
+        if grow && cover && inside {
+            return Ok(());
+        }
+        Err(Error::Tokenize(
+            "the pooled pieces of the batch do not divide its sequences".to_owned(),
+        ))
     }
 }
 
@@ -85,39 +109,54 @@ fn in_range(values: &[i64], bound: usize, what: &str) -> Result<()> {
     )))
 }
 
-/// Runs a graph that this crate built: packed tokens, pooling inside.
+/// Refuses a batch that wants what the model does not give.
+pub(crate) fn check_heads(given: Heads, wanted: Heads) -> Result<()> {
+    let missing = wanted.without(given);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "the model gives `{given}`, not `{missing}`"
+    )))
+}
+
+/// What a graph that this crate built is run with.
+pub(crate) struct PackedInterface {
+    /// What batches must keep to.
+    pub(crate) bounds: BatchBounds,
+    /// Where tokens are.
+    pub(crate) positions: PositionIds,
+    /// How outputs become heads.
+    pub(crate) outputs: PackedOutputs,
+}
+
+/// Runs a graph that this crate built: packed tokens, heads inside.
 pub(crate) struct PackedEncoder {
     session: LoadedSession,
-    bounds: BatchBounds,
-    positions: PositionIds,
-    takes_token_types: bool,
+    interface: Arc<PackedInterface>,
     // Kept between runs so that a batch allocates nothing for its inputs. `[tokens]`
     position_ids: Vec<i64>,
 }
 
 impl PackedEncoder {
-    pub(crate) fn new(session: LoadedSession, bounds: BatchBounds, positions: PositionIds) -> Self {
-        let takes_token_types = bounds.token_types.is_some();
+    pub(crate) fn new(session: LoadedSession, interface: Arc<PackedInterface>) -> Self {
         Self {
             session,
-            bounds,
-            positions,
-            takes_token_types,
+            interface,
             position_ids: Vec::new(),
         }
     }
-}
 
-impl Encode for PackedEncoder {
-    fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
-        if batch.sequences() == 0 {
-            return Ok(Vec::new());
-        }
-        self.bounds.check(batch)?;
+    /// Runs a batch that needs no splitting.
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
+        let PackedInterface {
+            bounds,
+            positions,
+            outputs: heads,
+        } = &*self.interface;
         self.position_ids.clear();
         for range in batch.ranges() {
-            self.positions
-                .extend(&batch.input_ids[range], &mut self.position_ids);
+            positions.extend(&batch.input_ids[range], &mut self.position_ids);
         }
         let tokens = [batch.tokens()];
         let offsets = [batch.cu_seqlens.len()];
@@ -126,13 +165,35 @@ impl Encode for PackedEncoder {
             "position_ids" => TensorRef::from_array_view((tokens, &self.position_ids[..]))?,
             "cu_seqlens" => TensorRef::from_array_view((offsets, &batch.cu_seqlens[..]))?,
         ];
-        if self.takes_token_types {
+        if bounds.token_types.is_some() {
             let types = TensorRef::from_array_view((tokens, &batch.token_type_ids[..]))?;
             inputs.push(("token_type_ids".into(), types.into()));
         }
-        let outputs = self.session.run(inputs)?;
-        let (shape, values) = outputs[0].try_extract_tensor::<f32>()?;
-        rows(shape, values, batch.sequences())
+        if heads.heads.contains(Head::Dense) {
+            let pieces = &batch.pool_cu_seqlens[..];
+            let pieces = TensorRef::from_array_view(([pieces.len()], pieces))?;
+            inputs.push(("pool_cu_seqlens".into(), pieces.into()));
+        }
+        heads.read(batch, &self.session.run(inputs)?)
+    }
+}
+
+impl Encode for PackedEncoder {
+    fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
+        if batch.sequences() == 0 {
+            return Ok(Vec::new());
+        }
+        self.interface.bounds.check(batch)?;
+        check_heads(self.interface.outputs.heads, batch.heads)?;
+        let most = self.interface.outputs.tokens_per_run();
+        if batch.tokens() <= most {
+            return self.run(batch);
+        }
+        let mut outputs = Vec::with_capacity(batch.sequences());
+        for part in batch.parts(most) {
+            outputs.extend(self.run(&part)?);
+        }
+        Ok(outputs)
     }
 }
 
@@ -146,8 +207,6 @@ pub(crate) fn rows(shape: &[i64], values: &[f32], sequences: usize) -> Result<Ve
     }
     Ok(values
         .chunks_exact(hidden)
-        .map(|row| Output {
-            dense: row.to_vec(),
-        })
+        .map(|row| Output::of_dense(row.to_vec()))
         .collect())
 }

@@ -13,10 +13,11 @@ use memmap2::Mmap;
 use retort_kernels::{Execution, Isa, PackedHidden, Pooling};
 
 use crate::architectures::PositionIds;
-use crate::batch::{Batch, Output};
+use crate::batch::Batch;
 use crate::checkpoint::weights::{Weights, git_lfs_pointer};
-use crate::encoder::{BatchBounds, Encode, rows};
+use crate::encoder::{BatchBounds, Encode, check_heads, rows};
 use crate::error::{Error, Result};
+use crate::heads::{Heads, Output};
 use crate::runtime::Runtime;
 use crate::session::{LoadedSession, builder, with_data_folder};
 use interface::{Inputs, Tokens};
@@ -214,6 +215,7 @@ impl Encode for GivenEncoder {
             return Ok(Vec::new());
         }
         self.bounds.check(batch)?;
+        check_heads(Heads::DENSE, batch.heads)?;
         let ranges: Vec<_> = batch.ranges().collect();
         let mut order: Vec<usize> = (0..ranges.len()).collect();
         order.sort_by_key(|&sequence| ranges[sequence].len());

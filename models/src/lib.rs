@@ -12,15 +12,17 @@ pub mod encoder;
 pub mod error;
 pub mod given;
 pub mod graph;
+pub mod heads;
 pub mod model;
 pub mod runtime;
 pub mod session;
 mod static_embedding;
 pub mod tokenizer;
 
-pub use batch::{Batch, Encoding, Output};
+pub use batch::{Batch, Encoding};
 pub use encoder::Encode;
 pub use error::{Error, Result};
+pub use heads::{Head, Heads, MultiVector, Output, SparseVector};
 pub use model::{EncoderInfo, EncoderModel, GraphSource, LoadOptions};
 pub use retort_kernels::Pooling;
 pub use runtime::Runtime;

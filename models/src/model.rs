@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use retort_kernels::{Isa, Pooling};
 
-use crate::architectures::{self, Architecture, PositionIds, Sizes};
+use crate::architectures::{self, Architecture, Sizes};
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::encoder::{BatchBounds, Encode, PackedEncoder};
+use crate::encoder::{BatchBounds, Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::given::{GivenModel, Wanted};
+use crate::graph::heads::output;
 use crate::graph::{BuiltGraph, blocks};
+use crate::heads::Heads;
+use crate::heads::outputs::{PackedOutputs, SparseOutput};
+use crate::heads::plan::{HeadPlan, SparsePlan};
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -44,8 +48,16 @@ pub enum GraphSource {
 pub struct EncoderInfo {
     /// The family, such as `bert`.
     pub architecture: String,
-    /// Length of the vectors.
+    /// What it gives.
+    pub heads: Heads,
+    /// Length of the vector of a text; 0 when it gives none.
     pub dimensions: usize,
+    /// Length of the vector of a token; 0 when it gives none.
+    pub token_dimensions: usize,
+    /// How many logits a text or pair gets; 0 without a classifier.
+    pub labels: usize,
+    /// What the logits stand for, in order; empty when the checkpoint does not say.
+    pub label_names: Vec<String>,
     /// The longest input in tokens, special tokens included.
     pub max_tokens: usize,
     /// How token vectors become one; `None` when a given graph does it itself.
@@ -80,8 +92,7 @@ pub struct EncoderModel {
 enum ModelGraph {
     Built {
         graph: SharedGraph,
-        bounds: BatchBounds,
-        positions: PositionIds,
+        interface: Arc<PackedInterface>,
     },
     Given(GivenModel),
     Absent(Arc<StaticTable>),
@@ -103,29 +114,41 @@ impl EncoderModel {
             return Self::load_given(&file, &dir, options);
         }
         let checkpoint = Checkpoint::open(path)?;
-        refuse_classifier(&checkpoint)?;
         let (architecture, sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
-        let pooling = pooling(&checkpoint, options)?;
         let tokenizer = Tokenizer::load(path)?;
-        let weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
-        let graph = blocks::encoder(architecture, &sizes, &weights, pooling)?;
+        let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
+        let plan = HeadPlan::read(&checkpoint, options.pooling, &mut weights)?;
+        plan.check(architecture)?;
+        let head_inputs = (&plan, &checkpoint.config);
+        let graph = blocks::encoder(architecture, &sizes, &weights, head_inputs)?;
         let limit = sizes.max_tokens;
+        let dimensions = graph.width(output::DENSE).unwrap_or(0);
         let info = EncoderInfo {
-            pooling: Some(pooling),
+            heads: plan.heads(),
+            dimensions,
+            token_dimensions: graph.width(output::MULTI_VECTOR).unwrap_or(0),
+            labels: graph.width(output::SCORES).unwrap_or(0),
+            label_names: plan.score.clone().unwrap_or_default(),
+            pooling: plan.dense.as_ref().map(|dense| dense.pooling),
             max_tokens: max_tokens(&checkpoint, limit, options)?,
-            matryoshka: matryoshka(&checkpoint, sizes.hidden),
+            matryoshka: matryoshka(&checkpoint, dimensions),
             ..built_info(architecture, &sizes, &graph)
         };
+        let outputs = outputs(&plan, &graph, &tokenizer, path)?;
         let bounds = BatchBounds {
             vocab_size: sizes.vocabulary,
             token_types: sizes.token_types,
             max_positions: limit,
         };
-        let graph = ModelGraph::Built {
-            graph: SharedGraph::new(&options.runtime, graph)?,
+        let interface = PackedInterface {
             bounds,
             positions: sizes.position_ids,
+            outputs,
+        };
+        let graph = ModelGraph::Built {
+            graph: SharedGraph::new(&options.runtime, graph)?,
+            interface: Arc::new(interface),
         };
         Ok(Self {
             info,
@@ -163,7 +186,11 @@ impl EncoderModel {
                 .optional_text("model_type")?
                 .unwrap_or("onnx")
                 .to_owned(),
+            heads: Heads::DENSE,
             dimensions: probed.dimensions,
+            token_dimensions: 0,
+            labels: 0,
+            label_names: Vec::new(),
             max_tokens,
             pooling: probed.output.pooling(),
             vocab_size,
@@ -199,7 +226,11 @@ impl EncoderModel {
         let size = table.size();
         let info = EncoderInfo {
             architecture: found.family.name.to_owned(),
+            heads: Heads::DENSE,
             dimensions: size.dimensions,
+            token_dimensions: 0,
+            labels: 0,
+            label_names: Vec::new(),
             max_tokens: options.max_tokens.map_or_else(|| found.max_tokens(), Ok)?,
             pooling: Some(pooling),
             vocab_size: size.vocabulary,
@@ -234,13 +265,9 @@ impl EncoderModel {
     /// weights.
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
-            ModelGraph::Built {
-                graph,
-                bounds,
-                positions,
-            } => {
+            ModelGraph::Built { graph, interface } => {
                 let session = graph.session(threads)?;
-                Ok(Box::new(PackedEncoder::new(session, *bounds, *positions)))
+                Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
             }
             ModelGraph::Given(given) => given.encoder(threads),
             ModelGraph::Absent(table) => Ok(Box::new(StaticEncoder::new(Arc::clone(table)))),
@@ -282,7 +309,11 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
     let most = by_dtype.into_iter().max_by_key(|(_, elements)| *elements);
     EncoderInfo {
         architecture: architecture.name.to_owned(),
-        dimensions: sizes.hidden,
+        heads: Heads::NONE,
+        dimensions: 0,
+        token_dimensions: 0,
+        labels: 0,
+        label_names: Vec::new(),
         max_tokens: 0,
         pooling: None,
         vocab_size: sizes.vocabulary,
@@ -297,35 +328,27 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
     }
 }
 
-/// Refuses a model that classifies, such as a reranker: its token vectors are made for its head,
-/// and pooled they look like embeddings without being any. Where the checkpoint itself pools, the
-/// class name is a leftover of what the model was trained from.
-fn refuse_classifier(checkpoint: &Checkpoint) -> Result<()> {
-    let classes = checkpoint.config.texts("architectures");
-    let is_classifier = |class: &&str| class.ends_with("ForSequenceClassification");
-    match classes.into_iter().find(is_classifier) {
-        Some(class) if checkpoint.modules.pooling.is_none() => Err(Error::Unsupported(format!(
-            "`{}` is a `{class}`, which gives scores and no embeddings; classification heads are \
-             not implemented",
-            checkpoint.dir().display()
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// The operator's pooling, else the checkpoint's. There is no default: a wrong one gives vectors
-/// that look right.
-fn pooling(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Pooling> {
-    options
-        .pooling
-        .or(checkpoint.modules.pooling)
-        .ok_or_else(|| {
-            Error::checkpoint(
-                checkpoint.dir(),
-                "does not say how to pool token vectors (no `1_Pooling/config.json`); \
-             set the pooling yourself, such as `cls` or `mean`",
-            )
-        })
+/// What the outputs of a built graph mean.
+fn outputs(
+    plan: &HeadPlan,
+    graph: &BuiltGraph,
+    tokenizer: &Tokenizer,
+    dir: &Path,
+) -> Result<PackedOutputs> {
+    let sparse = match plan.sparse {
+        Some(SparsePlan::Lexical(_)) => Some(SparseOutput::Lexical {
+            left_out: tokenizer.frame_tokens(dir)?,
+        }),
+        Some(SparsePlan::Vocabulary) => Some(SparseOutput::Vocabulary {
+            entries: graph.width(output::VOCABULARY).unwrap_or(0),
+        }),
+        None => None,
+    };
+    Ok(PackedOutputs {
+        heads: plan.heads(),
+        sparse,
+        skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
+    })
 }
 
 /// The operator's limit, which must not be more than `limit`, else the checkpoint's.
@@ -378,24 +401,5 @@ mod tests {
             error.contains("not a PyTorch file") && error.contains("naming the file"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn a_classifier_is_not_taken_for_an_embedding_model() {
-        let config = r#"{"architectures": ["XLMRobertaForSequenceClassification"]}"#;
-        let (_dir, reranker) = checkpoint(&[("config.json", config)]);
-        let error = refuse_classifier(&reranker).unwrap_err().to_string();
-        assert!(
-            error.contains("`XLMRobertaForSequenceClassification`"),
-            "{error}"
-        );
-        let pooling = ("1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#);
-        let (_dir, retrained) = checkpoint(&[("config.json", config), pooling]);
-        refuse_classifier(&retrained).unwrap();
-        let (_dir, plain) = checkpoint(&[(
-            "config.json",
-            r#"{"architectures": ["XLMRobertaForMaskedLM"]}"#,
-        )]);
-        refuse_classifier(&plain).unwrap();
     }
 }

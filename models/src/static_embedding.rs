@@ -8,11 +8,12 @@ use std::sync::Arc;
 use safetensors::tensor::Dtype;
 
 use crate::architectures::{self, StaticFamily};
-use crate::batch::{Batch, Output};
+use crate::batch::Batch;
 use crate::checkpoint::weights::Tensor;
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::encoder::{BatchBounds, Encode};
+use crate::encoder::{BatchBounds, Encode, check_heads};
 use crate::error::{Error, Result};
+use crate::heads::{Heads, Output};
 use crate::tokenizer::Tokenizer;
 
 /// A table has no positions to run out of, and model2vec writes this where nothing limits a text.
@@ -318,8 +319,9 @@ impl Encode for StaticEncoder {
             return Ok(Vec::new());
         }
         self.bounds.check(batch)?;
-        let means = batch.ranges().map(|tokens| Output {
-            dense: self.table.mean(&batch.input_ids[tokens], &mut self.sums),
+        check_heads(Heads::DENSE, batch.heads)?;
+        let means = batch.ranges().map(|tokens| {
+            Output::of_dense(self.table.mean(&batch.input_ids[tokens], &mut self.sums))
         });
         Ok(means.collect())
     }

@@ -1,6 +1,7 @@
 //! Text to token ids and back. The truncation and padding that a published `tokenizer.json` may
 //! carry are switched off: a server cuts by its own limits, says how much it cut, and never pads.
 
+mod marks;
 mod pieces;
 mod vocabulary_file;
 
@@ -178,6 +179,7 @@ impl Tokenizer {
             input_ids: whole.get_ids().to_vec(),
             token_type_ids: types.collect(),
             tokens_cut,
+            ..Encoding::default()
         })
     }
 
@@ -250,6 +252,7 @@ impl Tokenizer {
             input_ids,
             token_type_ids: vec![0; kept],
             tokens_cut: ids.len() - kept,
+            ..Encoding::default()
         })
     }
 

@@ -19,7 +19,7 @@ use std::{
 use axum::{Router, body::Body};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use retort_models::{Batch, Encode, EncoderInfo, GraphSource, Output, Tokenizer};
+use retort_models::{Batch, Encode, EncoderInfo, GraphSource, Heads, Output, Tokenizer};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::ServiceExt;
@@ -64,7 +64,7 @@ impl Encode for Fake {
                 let sign = if id % 3 == 0 { -1.0 } else { 1.0 };
                 dense[(*id as usize + place) % DIMENSIONS] += sign * (1.0 + *id as f32 / 7.0);
             }
-            Output { dense }
+            Output::of_dense(dense)
         };
         Ok(batch.ranges().map(vector).collect())
     }
@@ -230,6 +230,10 @@ impl Answer {
 fn info(vocab_size: usize) -> EncoderInfo {
     EncoderInfo {
         architecture: "bert".into(),
+        heads: Heads::DENSE,
+        token_dimensions: 0,
+        labels: 0,
+        label_names: Vec::new(),
         dimensions: DIMENSIONS,
         max_tokens: MAX_TOKENS,
         pooling: None,

@@ -1,6 +1,7 @@
 //! BERT (Devlin et al. 2018) and what shares its layout: MiniLM, BGE, E5, GTE (v1), UAE, and more.
 //! Reference implementation: `BertModel` of transformers.
 
+use super::heads::{BERT_CLASSIFIER, BERT_LANGUAGE_MODEL};
 use super::{
     Accepted, Architecture, Attention, FeedForward, FirstPosition, Norm, Positions, WeightNames,
 };
@@ -9,7 +10,7 @@ use super::{
 pub const BERT: Architecture = Architecture {
     name: "bert",
     model_types: &["bert"],
-    class_prefixes: &["Bert"],
+    class_prefixes: &["Bert", "HF_ColBERT"],
     positions: Positions::Absolute {
         first: FirstPosition::Zero,
     },
@@ -18,6 +19,8 @@ pub const BERT: Architecture = Architecture {
     feed_forward: FeedForward::Plain,
     attention: Attention::Bidirectional,
     weights: HF_BERT_NAMES,
+    classifier: Some(&BERT_CLASSIFIER),
+    language_model: Some(&BERT_LANGUAGE_MODEL),
     accepted: &[("position_embedding_type", Accepted::Texts(&["absolute"]))],
 };
 

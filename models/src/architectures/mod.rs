@@ -2,11 +2,13 @@
 //! A declaration is data; nothing outside this module compares an architecture's name.
 
 mod bert;
+mod heads;
 mod positions;
 mod settings;
 mod static_table;
 mod xlm_roberta;
 
+pub use heads::{Classifier, ClassifierPooling, LanguageModel, Step};
 pub use positions::{FirstPosition, PositionIds, Positions};
 pub use settings::{Accepted, Sizes};
 pub use static_table::StaticFamily;
@@ -40,6 +42,10 @@ pub struct Architecture {
     pub attention: Attention,
     /// Where the weights are.
     pub weights: WeightNames,
+    /// What makes logits of token vectors; `None` when that is not implemented.
+    pub classifier: Option<&'static Classifier>,
+    /// What makes a logit of every vocabulary entry; `None` when that is not implemented.
+    pub language_model: Option<&'static LanguageModel>,
     /// Settings that would change the arithmetic, with the values that mean what is built.
     pub accepted: &'static [(&'static str, Accepted)],
 }

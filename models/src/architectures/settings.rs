@@ -170,19 +170,27 @@ impl Sizes {
             max_tokens: position_ids.limit(config)?.unwrap_or(positions),
             token_types,
             norm_epsilon: epsilon as f32,
-            activation: activation(config)?,
+            activation: Activation::read(config, "hidden_act")?
+                .ok_or_else(|| config.error("hidden_act", "is missing"))?,
         })
     }
 }
 
-fn activation(config: &Config) -> Result<Activation> {
-    let name = config.optional_text("hidden_act")?;
-    let Some(name) = name else {
-        return Err(config.error("hidden_act", "is missing"));
-    };
-    let known = Activation::NAMES.iter().find(|(known, _)| *known == name);
-    known.map(|(_, activation)| *activation).ok_or_else(|| {
-        let names: Vec<&str> = Activation::NAMES.iter().map(|(name, _)| *name).collect();
-        config.unsupported("hidden_act", &format!("one of `{}`", names.join("`, `")))
-    })
+impl Activation {
+    /// The nonlinearity that a setting names; `None` when the setting is absent.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when the name is unknown.
+    pub(crate) fn read(config: &Config, key: &str) -> Result<Option<Self>> {
+        let Some(name) = config.optional_text(key)? else {
+            return Ok(None);
+        };
+        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
+        known
+            .map(|(_, activation)| Some(*activation))
+            .ok_or_else(|| {
+                let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+                config.unsupported(key, &format!("one of `{}`", names.join("`, `")))
+            })
+    }
 }

@@ -3,6 +3,7 @@
 //! Reference implementation: `XLMRobertaModel` of transformers.
 
 use super::bert::{BERT, HF_BERT_NAMES};
+use super::heads::{ROBERTA_CLASSIFIER, ROBERTA_LANGUAGE_MODEL};
 use super::{Architecture, FirstPosition, Positions, WeightNames};
 
 /// `XLMRobertaModel`, `RobertaModel` and `CamembertModel`, which compute the same.
@@ -25,5 +26,7 @@ pub const XLM_ROBERTA: Architecture = Architecture {
         prefixes: &["", "roberta.", "xlm_roberta.", "camembert."],
         ..HF_BERT_NAMES
     },
+    classifier: Some(&ROBERTA_CLASSIFIER),
+    language_model: Some(&ROBERTA_LANGUAGE_MODEL),
     ..BERT
 };

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::json;
 use crate::error::{Error, Result};
+use crate::graph::ops::Activation;
 
 /// What a checkpoint says should happen to the token vectors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,8 +17,40 @@ pub struct Modules {
     pub static_embedding: Option<PathBuf>,
     /// How token vectors become one; `None` when the checkpoint does not say.
     pub pooling: Option<Pooling>,
+    /// Linear layers after the pooling, or, without a pooling, of each token vector.
+    pub dense: Vec<DenseModule>,
+    /// Whether the logits of a masked language model become a sparse vector (SPLADE).
+    pub splade: bool,
     /// Whether the pooled vector is to be scaled to length 1.
     pub normalize: bool,
+}
+
+/// A linear layer that follows the transformer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenseModule {
+    /// The folder of its weights, which are called `linear.weight` and `linear.bias` there.
+    pub folder: PathBuf,
+    /// What stands before these names among the tensors of the checkpoint.
+    pub prefix: String,
+    /// What follows the layer; `None` for nothing.
+    pub activation: Option<Activation>,
+}
+
+/// What a `Dense` module may apply, by the last part of the name of the PyTorch class.
+const DENSE_ACTIVATIONS: [(&str, Option<Activation>); 6] = [
+    ("Identity", None),
+    ("Tanh", Some(Activation::Tanh)),
+    ("ReLU", Some(Activation::Relu)),
+    ("GELU", Some(Activation::Gelu)),
+    ("SiLU", Some(Activation::Silu)),
+    ("Sigmoid", Some(Activation::Sigmoid)),
+];
+
+/// What a transformer gives to the modules that follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    TokenVectors,
+    Logits,
 }
 
 /// The flags of the old layout, in the order sentence-transformers joins them.
@@ -50,24 +83,37 @@ impl Modules {
             });
         };
         let mut found = Self::default();
+        let mut gives = Gives::TokenVectors;
         for (index, module) in modules.iter().enumerate() {
             let class = module["type"].as_str().unwrap_or_default();
             let folder = module["path"].as_str().unwrap_or_default();
+            let last = index + 1 == modules.len();
             match class.rsplit('.').next().unwrap_or_default() {
-                "Transformer" if index == 0 && folder.is_empty() => check_transformer(dir)?,
+                "Transformer" if index == 0 && folder.is_empty() => gives = transformer(dir)?,
+                "MLMTransformer" if index == 0 && folder.is_empty() => gives = Gives::Logits,
                 "StaticEmbedding" if index == 0 => {
                     found.static_embedding = Some(inside(dir, &path, folder)?);
                 }
-                "Pooling" if found == Self::default() => {
+                "Pooling" if found == Self::default() && gives == Gives::TokenVectors => {
                     let folder = inside(dir, &path, folder)?;
                     found.pooling = Some(read_pooling(&folder.join("config.json"))?);
                 }
-                "Normalize" if index + 1 == modules.len() => found.normalize = true,
+                "SpladePooling" if found == Self::default() && gives == Gives::Logits && last => {
+                    check_splade(&inside(dir, &path, folder)?.join("config.json"))?;
+                    found.splade = true;
+                }
+                "Dense" if found.static_embedding.is_none() && gives == Gives::TokenVectors => {
+                    let module = read_dense(inside(dir, &path, folder)?, folder)?;
+                    found.dense.push(module);
+                }
+                "Dropout" => {}
+                "Normalize" if last => found.normalize = true,
                 _ => {
                     return Err(Error::Unsupported(format!(
                         "`{}`: module `{index}` is `{class}` in `{folder}`, which is not \
                          implemented there (known: `Transformer` in the checkpoint itself, then \
-                         `Pooling`, then `Normalize`; or `StaticEmbedding`, then `Normalize`)",
+                         `Pooling`, then `Dense`, then `Normalize`; `MLMTransformer`, then \
+                         `SpladePooling`; or `StaticEmbedding`, then `Normalize`)",
                         path.display()
                     )));
                 }
@@ -75,6 +121,50 @@ impl Modules {
         }
         Ok(found)
     }
+}
+
+/// Reads `config.json` of a `Dense` module.
+fn read_dense(folder: PathBuf, name: &str) -> Result<DenseModule> {
+    let path = folder.join("config.json");
+    let config = json::read(&path)?;
+    let refuse = |key: &str, expected: &str| {
+        Err(Error::Unsupported(format!(
+            "`{}`: `{key}` is `{}`, which is not implemented (expected {expected})",
+            path.display(),
+            config[key]
+        )))
+    };
+    if config["use_residual"] == Value::Bool(true) {
+        return refuse("use_residual", "`false`");
+    }
+    let class = config["activation_function"].as_str().unwrap_or_default();
+    // sentence-transformers' own default is `Tanh`, but it always writes the name down.
+    let short = class.rsplit('.').next().unwrap_or_default();
+    let known = DENSE_ACTIVATIONS.iter().find(|(known, _)| *known == short);
+    let Some((_, activation)) = known else {
+        let names = DENSE_ACTIVATIONS.map(|(name, _)| name).join("`, `");
+        return refuse("activation_function", &format!("one of `{names}`"));
+    };
+    Ok(DenseModule {
+        prefix: format!("{name}."),
+        folder,
+        activation: *activation,
+    })
+}
+
+/// Refuses a `SpladePooling` that computes something else than the maximum of `log(1 + relu(x))`.
+fn check_splade(path: &Path) -> Result<()> {
+    let config = json::read(path)?;
+    for (key, expected) in [("pooling_strategy", "max"), ("activation_function", "relu")] {
+        if !config[key].is_null() && config[key] != expected {
+            return Err(Error::Unsupported(format!(
+                "`{}`: `{key}` is `{}`, which is not implemented (expected `{expected}`)",
+                path.display(),
+                config[key]
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a checkpoint that puts a prompt before every text unless told otherwise: vectors made
@@ -92,10 +182,10 @@ fn refuse_default_prompt(dir: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a transformer that is meant for something else than token vectors.
-fn check_transformer(dir: &Path) -> Result<()> {
+/// What the transformer is meant to give.
+fn transformer(dir: &Path) -> Result<Gives> {
     let Some((path, config)) = json::sentence_bert_config(dir)? else {
-        return Ok(());
+        return Ok(Gives::TokenVectors);
     };
     let refuse = |key: &str, value: &Value, expected: &str| {
         Err(Error::Unsupported(format!(
@@ -103,17 +193,24 @@ fn check_transformer(dir: &Path) -> Result<()> {
             path.display()
         )))
     };
-    match &config["transformer_task"] {
-        Value::Null => {}
-        Value::String(task) if task == "feature-extraction" => {}
-        other => return refuse("transformer_task", other, "`feature-extraction`"),
-    }
+    let gives = match config["transformer_task"].as_str() {
+        None | Some("feature-extraction") => Gives::TokenVectors,
+        Some("sequence-classification" | "fill-mask") => Gives::Logits,
+        Some(_) => {
+            let known = "`feature-extraction`, `sequence-classification` or `fill-mask`";
+            return refuse("transformer_task", &config["transformer_task"], known);
+        }
+    };
+    let expected = match gives {
+        Gives::TokenVectors => "last_hidden_state",
+        Gives::Logits => "logits",
+    };
     match &config["modality_config"]["text"]["method_output_name"] {
         Value::Null => {}
-        Value::String(name) if name == "last_hidden_state" => {}
-        other => return refuse("method_output_name", other, "`last_hidden_state`"),
+        Value::String(name) if name == expected => {}
+        other => return refuse("method_output_name", other, &format!("`{expected}`")),
     }
-    Ok(())
+    Ok(gives)
 }
 
 /// Reads `config.json` of a `Pooling` module.

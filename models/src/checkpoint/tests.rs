@@ -30,9 +30,9 @@ fn pooling_of(config: &str) -> Result<Modules> {
 fn both_layouts_of_a_pooling_are_read() {
     let mean = r#"{"pooling_mode_cls_token":false,"pooling_mode_mean_tokens":true}"#;
     let expected = Modules {
-        static_embedding: None,
         pooling: Some(Pooling::Mean),
         normalize: true,
+        ..Modules::default()
     };
     assert_eq!(pooling_of(mean).unwrap(), expected);
     assert_eq!(pooling_of(r#"{"pooling_mode":"mean"}"#).unwrap(), expected);
@@ -68,13 +68,13 @@ fn a_pooling_that_is_not_implemented_is_refused() {
 
 #[test]
 fn modules_beyond_the_known_are_refused() {
-    let dense = OLD.replace("models.Normalize", "models.Dense");
+    let unknown = OLD.replace("models.Normalize", "models.CNN");
     let escaping = OLD.replace("1_Pooling", "../1_Pooling");
     let absolute = OLD.replace("1_Pooling", "/1_Pooling");
     // Releases before 1.0 kept even the transformer in a folder of its own.
     let ancient = OLD.replace(r#""path":"""#, r#""path":"0_Transformer""#);
     for (modules, word) in [
-        (dense, "Dense"),
+        (unknown, "CNN"),
         (escaping, "leaves"),
         (absolute, "leaves"),
         (ancient, "0_Transformer"),
@@ -86,8 +86,9 @@ fn modules_beyond_the_known_are_refused() {
     }
     let scores = r#"{"transformer_task":"sequence-classification"}"#;
     let dir = dir_with(&[("modules.json", OLD), ("sentence_bert_config.json", scores)]);
+    // Logits cannot be pooled.
     let error = Modules::read(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("sequence-classification"), "{error}");
+    assert!(error.contains("module `1`"), "{error}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ enum Format {
 pub struct Weights {
     dir: PathBuf,
     tensors: HashMap<String, Tensor>,
+    // The first file, whose directory is the one that ONNX Runtime is told of.
+    main: Option<Arc<MappedFile>>,
 }
 
 /// One tensor in a mapped file.
@@ -75,18 +77,27 @@ impl Weights {
         let mut weights = Self {
             dir: dir.to_owned(),
             tensors: HashMap::new(),
+            main: None,
         };
+        weights.include(dir, "")?;
+        Ok(weights)
+    }
+
+    /// Adds the weights in another directory, a module's, with `prefix` before their names.
+    ///
+    /// # Errors
+    /// As `open`, and when there is a tensor of such a name already.
+    pub(crate) fn include(&mut self, dir: &Path, prefix: &str) -> Result<()> {
         for (single, index, format) in LAYOUTS {
             let (single, index) = (dir.join(single), dir.join(index));
             if single.exists() {
-                weights.add_file(&single, format)?;
-                return Ok(weights);
+                return self.add_file(&single, format, prefix);
             }
             if index.exists() {
                 for shard in shards(&index)? {
-                    weights.add_file(&dir.join(shard), format)?;
+                    self.add_file(&dir.join(shard), format, prefix)?;
                 }
-                return Ok(weights);
+                return Ok(());
             }
         }
         let names = LAYOUTS.map(|(single, index, _)| format!("no `{single}` or `{index}`"));
@@ -119,8 +130,31 @@ impl Weights {
         &self.dir
     }
 
-    fn add_file(&mut self, path: &Path, format: Format) -> Result<()> {
+    /// The first file, symbolic links resolved, and its size in bytes.
+    pub(crate) fn main_file(&self) -> Option<(&Path, usize)> {
+        let main = self.main.as_deref()?;
+        Some((&main.path, main.map.len()))
+    }
+
+    /// Adds the tensors of one file, a head's, with `prefix` before their names.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when it is malformed, or there is a tensor of such a name already.
+    pub(crate) fn include_file(&mut self, path: &Path, prefix: &str) -> Result<()> {
+        let safe = path.extension().is_some_and(|end| end == "safetensors");
+        let format = if safe {
+            Format::Safetensors
+        } else {
+            Format::Torch
+        };
+        self.add_file(path, format, prefix)
+    }
+
+    fn add_file(&mut self, path: &Path, format: Format, prefix: &str) -> Result<()> {
         let file = Arc::new(MappedFile::open(path)?);
+        if self.main.is_none() {
+            self.main = Some(Arc::clone(&file));
+        }
         let malformed = |message: String| Error::checkpoint(path, message);
         let mut add = |name: &str, dtype, shape, bytes| {
             let tensor = Tensor {
@@ -129,7 +163,7 @@ impl Weights {
                 shape,
                 bytes,
             };
-            match self.tensors.insert(name.to_owned(), tensor) {
+            match self.tensors.insert(format!("{prefix}{name}"), tensor) {
                 None => Ok(()),
                 Some(_) => Err(malformed(format!("repeats the tensor `{name}`"))),
             }

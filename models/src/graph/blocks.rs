@@ -1,13 +1,13 @@
 //! Building blocks of encoders, chosen by what an architecture declares. A family that needs
 //! something new adds a variant to a declaration's enum and an arm here.
 
-use retort_kernels::Pooling;
-
+use super::heads::Offsets;
 use super::ops::AttentionShape;
 use super::{BuiltGraph, Dim, ElementType, Graph, Value};
 use crate::architectures::{Architecture, Attention, FeedForward, Norm, Positions, Sizes};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Config, Weights};
 use crate::error::Result;
+use crate::heads::plan::HeadPlan;
 
 /// How the two tensors of a norm may be called; the second is TensorFlow's way, which survives in
 /// converted checkpoints.
@@ -19,17 +19,17 @@ const TOKENS: Dim = Dim::Named("tokens");
 const OFFSETS: Dim = Dim::Named("offsets");
 
 /// Builds an encoder over packed tokens. Inputs: `input_ids`, `position_ids`, `token_type_ids`
-/// `[tokens]` and `cu_seqlens` `[sequences + 1]`; output: `sentence_embedding`
-/// `[sequences, hidden]`. Positions are an input because ONNX Runtime 1.31 breaks a graph that
+/// `[tokens]`, `cu_seqlens` `[sequences + 1]` and, for vectors, `pool_cu_seqlens` `[pieces + 1]`;
+/// outputs: those of `heads::output` that the plan has. Positions are an input because ONNX Runtime 1.31 breaks a graph that
 /// makes them itself with `Range`.
 ///
 /// # Errors
 /// `Error::Checkpoint` when a tensor is missing or has another shape than config.json says.
-pub fn encoder(
+pub(crate) fn encoder(
     architecture: &Architecture,
     sizes: &Sizes,
     weights: &Weights,
-    pooling: Pooling,
+    (plan, config): (&HeadPlan, &Config),
 ) -> Result<BuiltGraph> {
     let mut blocks = Blocks {
         prefix: prefix(architecture, weights),
@@ -49,9 +49,18 @@ pub fn encoder(
             .replacen("{}", &index.to_string(), 1);
         hidden = blocks.layer(&layer, &hidden, &cu_seqlens)?;
     }
-    let pooled = blocks.graph.packed_pooling(&hidden, &cu_seqlens, pooling)?;
-    blocks.graph.output("sentence_embedding", &pooled);
-    blocks.graph.finish()
+    let pool_cu_seqlens = plan.dense.as_ref().map(|_| {
+        let pieces = Dim::Named("piece_offsets");
+        blocks
+            .graph
+            .input("pool_cu_seqlens", ElementType::I32, &[pieces])
+    });
+    let offsets = Offsets {
+        cu_seqlens,
+        pool_cu_seqlens,
+    };
+    blocks.heads(plan, &hidden, &offsets, config)?;
+    Ok(blocks.graph.finish())
 }
 
 /// The prefix under which the word embeddings are found; the first one when they are not, so that
@@ -71,11 +80,11 @@ fn prefix(architecture: &Architecture, weights: &Weights) -> &'static str {
         .unwrap_or_default()
 }
 
-struct Blocks<'a> {
-    graph: Graph<'a>,
-    architecture: &'a Architecture,
-    sizes: &'a Sizes,
-    prefix: &'static str,
+pub(super) struct Blocks<'a> {
+    pub(super) graph: Graph<'a>,
+    pub(super) architecture: &'a Architecture,
+    pub(super) sizes: &'a Sizes,
+    pub(super) prefix: &'static str,
 }
 
 impl Blocks<'_> {
@@ -159,12 +168,16 @@ impl Blocks<'_> {
             .graph
             .weight(&format!("{name}.weight"), &[out, x.width()?])?;
         let bias = self.graph.weight(&format!("{name}.bias"), &[out])?;
-        self.graph.linear(x, &weight, &bias)
+        self.graph.linear(x, &weight, Some(&bias))
     }
 
     /// `[tokens, width]` → the same
     fn norm(&mut self, layer: &str, name: &str, x: &Value) -> Result<Value> {
-        let name = format!("{}{layer}{name}", self.prefix);
+        self.norm_named(&format!("{}{layer}{name}", self.prefix), x)
+    }
+
+    /// A norm whose tensors have this full name. `[tokens, width]` → the same
+    pub(super) fn norm_named(&mut self, name: &str, x: &Value) -> Result<Value> {
         let known = |[weight, _]: &[&str; 2]| self.graph.has_weight(&format!("{name}{weight}"));
         let [weight, bias] = NORM_NAMES.into_iter().find(known).unwrap_or(NORM_NAMES[0]);
         let width = x.width()?;
@@ -172,6 +185,16 @@ impl Blocks<'_> {
         let bias = self.graph.weight(&format!("{name}{bias}"), &[width])?;
         self.graph
             .layer_norm(x, &weight, &bias, self.sizes.norm_epsilon)
+    }
+
+    /// `[vocabulary, hidden]`
+    pub(super) fn word_embeddings(&mut self) -> Result<Value> {
+        let name = format!(
+            "{}{}",
+            self.prefix, self.architecture.weights.word_embeddings
+        );
+        let shape = [self.sizes.vocabulary, self.sizes.hidden];
+        self.graph.weight(&name, &shape)
     }
 
     /// `[tokens]` → `[tokens, hidden]`

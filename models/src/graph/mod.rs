@@ -2,6 +2,7 @@
 //! architecture. Weights are named, not stored: a session brings them (see `session.rs`).
 
 pub mod blocks;
+pub(crate) mod heads;
 pub mod onnx;
 pub mod ops;
 
@@ -113,6 +114,8 @@ pub struct Graph<'w> {
     weights: &'w Weights,
     proto: onnx::GraphProto,
     nodes: usize,
+    constants: usize,
+    widths: Vec<(String, usize)>,
 }
 
 /// A finished graph: an ONNX model without weights, and the weights it asks for by name.
@@ -124,6 +127,16 @@ pub struct BuiltGraph {
     pub weights: Vec<(String, Tensor)>,
     /// The directory of the weight files, symbolic links resolved.
     pub data_folder: PathBuf,
+    // Name and width of every output whose width is known.
+    widths: Vec<(String, usize)>,
+}
+
+impl BuiltGraph {
+    /// The innermost axis of an output; `None` when there is no such output.
+    pub fn width(&self, output: &str) -> Option<usize> {
+        let mut widths = self.widths.iter();
+        widths.find_map(|(name, width)| (name == output).then_some(*width))
+    }
 }
 
 impl<'w> Graph<'w> {
@@ -137,6 +150,8 @@ impl<'w> Graph<'w> {
             weights,
             proto,
             nodes: 0,
+            constants: 0,
+            widths: Vec::new(),
         }
     }
 
@@ -165,6 +180,9 @@ impl<'w> Graph<'w> {
             ..value.clone()
         };
         self.proto.output.push(value_info(&renamed));
+        let width = renamed.width().ok();
+        self.widths
+            .extend(width.map(|width| (name.to_owned(), width)));
     }
 
     /// Whether the checkpoint has a tensor of this name.
@@ -198,8 +216,9 @@ impl<'w> Graph<'w> {
                 dims: shape.iter().map(|&length| length as i64).collect(),
                 data_type: ElementType::F32 as i32,
                 name: name.to_owned(),
-                external_data: location(tensor),
+                external_data: location(tensor, self.weights),
                 data_location: DATA_LOCATION_EXTERNAL,
+                ..Default::default()
             });
         }
         let shape = shape.iter().map(|&length| Dim::Fixed(length)).collect();
@@ -208,6 +227,35 @@ impl<'w> Graph<'w> {
             element_type: ElementType::F32,
             shape,
         })
+    }
+
+    /// The shape that a tensor of the checkpoint has, where nothing else tells.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when it is missing.
+    pub fn weight_shape(&self, name: &str) -> Result<Vec<usize>> {
+        let tensor = self.weights.get(name).ok_or_else(|| {
+            let message = format!("the weights have no tensor `{name}`");
+            Error::checkpoint(self.weights.dir(), message)
+        })?;
+        Ok(tensor.shape().to_vec())
+    }
+
+    /// A single number.
+    pub fn scalar(&mut self, value: f32) -> Value {
+        let name = format!("constant_{}", self.constants);
+        self.constants += 1;
+        self.proto.initializer.push(onnx::TensorProto {
+            data_type: ElementType::F32 as i32,
+            float_data: vec![value],
+            name: name.clone(),
+            ..Default::default()
+        });
+        Value {
+            name,
+            element_type: ElementType::F32,
+            shape: Vec::new(),
+        }
     }
 
     /// Adds an operation whose result has the given shape and 32-bit floating-point elements.
@@ -231,27 +279,15 @@ impl<'w> Graph<'w> {
     }
 
     /// Ends the construction.
-    ///
-    /// # Errors
-    /// `Error::Checkpoint` when the weight files, behind their links, share no directory.
-    pub fn finish(self) -> Result<BuiltGraph> {
+    pub fn finish(self) -> BuiltGraph {
         let named = |initializer: &onnx::TensorProto| {
             let tensor = self.weights.get(&initializer.name)?;
             Some((initializer.name.clone(), tensor.clone()))
         };
         let weights: Vec<_> = self.proto.initializer.iter().filter_map(named).collect();
-        let mut folders = weights
-            .iter()
-            .filter_map(|(_, tensor)| tensor.file().parent());
-        let data_folder = folders.next().unwrap_or(self.weights.dir()).to_owned();
-        if let Some(other) = folders.find(|folder| *folder != data_folder) {
-            let other = other.display();
-            let message = format!(
-                "its weights lie in `{}` and `{other}`",
-                data_folder.display()
-            );
-            return Err(Error::checkpoint(self.weights.dir(), message));
-        }
+        let main = self.weights.main_file();
+        let folder = main.and_then(|(file, _)| file.parent());
+        let data_folder = folder.unwrap_or(self.weights.dir()).to_owned();
         let opset = |domain: &str, version| onnx::OperatorSetIdProto {
             domain: domain.to_owned(),
             version,
@@ -262,28 +298,31 @@ impl<'w> Graph<'w> {
             graph: Some(self.proto),
             opset_import: vec![opset("", OPSET), opset(RETORT, 1)],
         };
-        Ok(BuiltGraph {
+        BuiltGraph {
             model: model.encode_to_vec(),
             weights,
             data_folder,
-        })
+            widths: self.widths,
+        }
     }
 }
 
 /// Where the values of a weight are. A session hands them over itself, so ONNX Runtime only sees
 /// to it that the file exists. Should it ever read there, it finds the right numbers, or, where
-/// they had to be converted, the end of the file, which is an error and not a wrong number.
-fn location(tensor: &Tensor) -> Vec<onnx::StringStringEntryProto> {
-    let file = tensor
-        .file()
+/// they had to be converted or are in another directory than the others, the end of the file,
+/// which is an error and not a wrong number.
+fn location(tensor: &Tensor, weights: &Weights) -> Vec<onnx::StringStringEntryProto> {
+    let own = (tensor.file(), tensor.file_len());
+    let main = weights.main_file().unwrap_or(own);
+    let beside = own.0.parent() == main.0.parent();
+    let (file, file_len) = if beside { own } else { main };
+    let range = tensor.f32_range().filter(|_| beside);
+    let offset = range.map_or(file_len, |range| range.start);
+    let file = file
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let range = tensor.f32_range();
-    let offset = range
-        .as_ref()
-        .map_or(tensor.file_len(), |range| range.start);
     let length = tensor.elements() * size_of::<f32>();
     let entry = |key: &str, value: String| onnx::StringStringEntryProto {
         key: key.to_owned(),

@@ -103,6 +103,9 @@ pub struct TensorProto {
     /// See `ElementType`.
     #[prost(int32, tag = "2")]
     pub data_type: i32,
+    /// The values of 32-bit floating point, when they are in this message.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
     /// Its name.
     #[prost(string, tag = "8")]
     pub name: String,

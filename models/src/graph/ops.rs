@@ -18,6 +18,10 @@ pub enum Activation {
     Relu,
     /// `x·sigmoid(x)`.
     Silu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
 }
 
 impl Activation {
@@ -31,6 +35,8 @@ impl Activation {
         ("relu", Self::Relu),
         ("silu", Self::Silu),
         ("swish", Self::Silu),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
     ];
 }
 
@@ -65,15 +71,23 @@ impl Graph<'_> {
 
     /// A linear layer as PyTorch stores it, `x·Wᵀ + b`:
     /// `[tokens, in]`, `[out, in]`, `[out]` → `[tokens, out]`.
-    pub fn linear(&mut self, x: &Value, weight: &Value, bias: &Value) -> Result<Value> {
+    pub fn linear(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> {
+        let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
         let ([tokens, inner], [out, weight_inner]) = (x.shape(), weight.shape()) else {
-            return Err(mismatch("Gemm", &[x, weight, bias]));
+            return Err(mismatch("Gemm", &inputs));
         };
-        if inner != weight_inner || bias.shape() != [*out] {
-            return Err(mismatch("Gemm", &[x, weight, bias]));
+        if inner != weight_inner || bias.is_some_and(|bias| bias.shape() != [*out]) {
+            return Err(mismatch("Gemm", &inputs));
         }
         let attributes = [("transB", Attribute::Int(1))];
-        Ok(self.onnx("Gemm", &[x, weight, bias], &attributes, &[*tokens, *out]))
+        Ok(self.onnx("Gemm", &inputs, &attributes, &[*tokens, *out]))
+    }
+
+    /// `log(1 + x)`, element by element.
+    pub fn log1p(&mut self, x: &Value) -> Value {
+        let one = self.scalar(1.0);
+        let sum = self.onnx("Add", &[x, &one], &[], x.shape());
+        self.onnx("Log", &[&sum], &[], x.shape())
     }
 
     /// Layer normalisation over the last axis (Ba et al. 2016).
@@ -109,6 +123,8 @@ impl Graph<'_> {
                 self.onnx("Gelu", &[x], &attributes, x.shape())
             }
             Activation::Relu => self.onnx("Relu", &[x], &[], x.shape()),
+            Activation::Tanh => self.onnx("Tanh", &[x], &[], x.shape()),
+            Activation::Sigmoid => self.onnx("Sigmoid", &[x], &[], x.shape()),
             Activation::Silu => {
                 let gate = self.onnx("Sigmoid", &[x], &[], x.shape());
                 self.onnx("Mul", &[x, &gate], &[], x.shape())
@@ -141,11 +157,12 @@ impl Graph<'_> {
         Ok(self.node(node, query.shape()))
     }
 
-    /// One vector per packed sequence: `[tokens, hidden]` → `[sequences, hidden]`.
+    /// One vector per packed piece: `[tokens, hidden]` → `[pieces, hidden]`. The pieces are where
+    /// their offsets say; the axis of all pieces is called as the caller says.
     pub fn packed_pooling(
         &mut self,
         hidden: &Value,
-        cu_seqlens: &Value,
+        (cu_seqlens, pieces): (&Value, Dim),
         pooling: Pooling,
     ) -> Result<Value> {
         let width = hidden.width()?;
@@ -156,7 +173,7 @@ impl Graph<'_> {
             inputs: &[hidden, cu_seqlens],
             attributes: &attributes,
         };
-        Ok(self.node(node, &[Dim::Named("sequences"), Dim::Fixed(width)]))
+        Ok(self.node(node, &[pieces, Dim::Fixed(width)]))
     }
 
     /// A node of ONNX's own domain.

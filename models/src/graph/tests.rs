@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 
 use prost::Message;
 use retort_kernels::Pooling;
@@ -6,6 +7,8 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::*;
 use crate::architectures::{ARCHITECTURES, PositionIds, Sizes};
+use crate::checkpoint::Config;
+use crate::heads::plan::HeadPlan;
 use ops::{Activation, AttentionShape};
 
 /// Weights that have these tensors, all of them zero.
@@ -48,7 +51,7 @@ fn shapes_are_worked_out() {
         graph.weight("up", &[6, 4]).unwrap(),
         graph.weight("bias", &[6]).unwrap(),
     );
-    let wide = graph.linear(&rows, &up, &bias).unwrap();
+    let wide = graph.linear(&rows, &up, Some(&bias)).unwrap();
     assert_eq!(wide.shape(), [TOKENS, Dim::Fixed(6)]);
     let norm = graph.weight("norm", &[6]).unwrap();
     let wide = graph.layer_norm(&wide, &norm, &bias, 1e-5).unwrap();
@@ -60,12 +63,15 @@ fn shapes_are_worked_out() {
         .packed_attention([&wide, &wide, &wide], &offsets, shape)
         .unwrap();
     let sum = graph.add(&mixed, &wide).unwrap();
-    let pooled = graph.packed_pooling(&sum, &offsets, Pooling::Mean).unwrap();
+    let sequences = (&offsets, Dim::Named("sequences"));
+    let pooled = graph
+        .packed_pooling(&sum, sequences, Pooling::Mean)
+        .unwrap();
     assert_eq!(pooled.shape(), [Dim::Named("sequences"), Dim::Fixed(6)]);
     for wrong in [
         graph.gather(&table, &offsets).is_err(),
-        graph.linear(&wide, &up, &bias).is_err(),
-        graph.linear(&rows, &up, &table).is_err(),
+        graph.linear(&wide, &up, Some(&bias)).is_err(),
+        graph.linear(&rows, &up, Some(&table)).is_err(),
         graph.add(&rows, &wide).is_err(),
         graph.layer_norm(&rows, &norm, &bias, 1e-5).is_err(),
         graph
@@ -81,7 +87,9 @@ fn shapes_are_worked_out() {
                 },
             )
             .is_err(),
-        graph.packed_pooling(&ids, &offsets, Pooling::Mean).is_err(),
+        graph
+            .packed_pooling(&ids, sequences, Pooling::Mean)
+            .is_err(),
     ] {
         assert!(wrong);
     }
@@ -114,7 +122,7 @@ fn the_model_names_its_weights_and_does_not_hold_them() {
         let rows = graph.activation(&rows, Activation::GeluTanh);
         graph.output(&format!("{name}_out"), &rows);
     }
-    let built = graph.finish().unwrap();
+    let built = graph.finish();
     let names: Vec<&str> = built
         .weights
         .iter()
@@ -191,7 +199,9 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         norm_epsilon: 1e-12,
         activation: Activation::Gelu,
     };
-    let built = blocks::encoder(ARCHITECTURES[0], &sizes, &weights, Pooling::Mean);
+    let config = Config::new(Path::new("config.json"), serde_json::json!({})).unwrap();
+    let plan = HeadPlan::default();
+    let built = blocks::encoder(ARCHITECTURES[0], &sizes, &weights, (&plan, &config));
     let error = built.unwrap_err().to_string();
     assert!(
         error.contains("no tensor `bert.embeddings.token_type_embeddings.weight`"),

@@ -88,7 +88,10 @@ fn run(encoder: &mut StaticEncoder, encodings: &[Encoding]) -> Vec<Vec<f32>> {
     let mut batch = Batch::default();
     encodings.iter().for_each(|encoding| batch.push(encoding));
     let outputs = encoder.encode(&batch).unwrap();
-    outputs.into_iter().map(|output| output.dense).collect()
+    outputs
+        .into_iter()
+        .map(|output| output.dense.unwrap())
+        .collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -214,7 +217,7 @@ fn a_batch_outside_the_table_is_refused() {
         batch.push(&Encoding {
             input_ids: vec![id],
             token_type_ids: vec![0],
-            tokens_cut: 0,
+            ..Encoding::default()
         });
         assert_eq!(model.encoder.encode(&batch).is_ok(), fits);
     }
@@ -332,7 +335,14 @@ fn a_model_is_chosen_by_its_files() {
     let mut batch = Batch::default();
     batch.push(&model.tokenizer().encode("hello world", limit).unwrap());
     let mut encoder = model.encoder(1).unwrap();
-    assert_eq!(encoder.encode(&batch).unwrap()[0].dense.len(), 32);
+    assert_eq!(
+        encoder.encode(&batch).unwrap()[0]
+            .dense
+            .as_ref()
+            .unwrap()
+            .len(),
+        32
+    );
     let options = LoadOptions {
         pooling: Some(Pooling::Cls),
         ..options

@@ -1,4 +1,4 @@
-use retort_models::{EncoderInfo, GraphSource, Pooling};
+use retort_models::{EncoderInfo, GraphSource, Heads, Pooling};
 
 use super::*;
 use crate::engine::request::ModelKind;
@@ -13,6 +13,10 @@ fn minilm() -> ModelInfo {
         revision: Some("c9745ed1d9f207416be6d2e6f8de32d1f16199bf".into()),
         encoder: Some(EncoderInfo {
             architecture: "bert".into(),
+            heads: Heads::DENSE,
+            token_dimensions: 0,
+            labels: 0,
+            label_names: Vec::new(),
             dimensions: 384,
             max_tokens: 256,
             pooling: Some(Pooling::Mean),

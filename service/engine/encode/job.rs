@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use retort_models::Encoding;
+use retort_models::{Encoding, Heads, MultiVector, SparseVector};
 use tokio::sync::oneshot;
 
 use crate::{engine::request::Normalize, error::Result};
@@ -11,6 +11,8 @@ use crate::{engine::request::Normalize, error::Result};
 pub struct Job {
     /// Its token ids.
     pub encoding: Encoding,
+    /// What is wanted of it.
+    pub heads: Heads,
     /// What is done to the pooled vector before it leaves.
     pub finish: Finish,
     /// When it entered the queue.
@@ -43,18 +45,31 @@ pub struct Finish {
 /// A finished job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Done {
-    /// Cut and normalised as asked; finite and not all zero. `[dimensions]`
-    pub vector: Vec<f32>,
+    /// The heads that were asked for.
+    pub values: Values,
     /// Wait between entering the queue and the start of the batch.
     pub queue: Duration,
     /// The forward pass that this job was part of.
     pub inference: Duration,
 }
 
-/// Why a job has no vector; the position within the request is known to the caller only.
+/// What a job asked for. Every number is finite.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Values {
+    /// Cut and normalised as asked, none all zero; one per segment of the encoding.
+    pub dense: Vec<Vec<f32>>,
+    /// Weights of vocabulary entries.
+    pub sparse: Option<SparseVector>,
+    /// One vector per token.
+    pub multi_vector: Option<MultiVector>,
+    /// Logits. `[labels]`
+    pub scores: Option<Vec<f32>>,
+}
+
+/// Why a job has no values; the position within the request is known to the caller only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The model returned something that is not a vector.
+    /// The model returned something that is not a vector, or not a number.
     BadOutput(String),
     /// The forward pass failed.
     Inference(String),

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use retort_models::{Encode, EncoderInfo, Encoding, Tokenizer};
+use retort_models::{Encode, EncoderInfo, Encoding, Heads, Tokenizer};
 use tokio::sync::oneshot;
 
 pub use self::{
@@ -170,7 +170,7 @@ impl Pipeline {
             dimensions: None,
             normalize: Normalize::Yes,
         };
-        let (job, done) = job(encoding, finish);
+        let (job, done) = job(encoding, self.info.heads, finish);
         self.queue.push_first(job);
         tokio::time::timeout(patience, answer(0, done))
             .await
@@ -210,7 +210,7 @@ impl Pipeline {
     async fn run(&self, encodings: Vec<Encoding>, finish: Finish) -> Result<Vec<Done>> {
         let (jobs, replies): (Vec<_>, Vec<_>) = encodings
             .into_iter()
-            .map(|encoding| job(encoding, finish))
+            .map(|encoding| job(encoding, Heads::DENSE, finish))
             .unzip();
         let waiting = self
             .queue
@@ -239,11 +239,12 @@ impl Drop for Pipeline {
 
 type Reply = oneshot::Receiver<Result<Done, Failure>>;
 
-fn job(encoding: Encoding, finish: Finish) -> (Job, Reply) {
+fn job(encoding: Encoding, heads: Heads, finish: Finish) -> (Job, Reply) {
     let (reply, done) = oneshot::channel();
     (
         Job {
             encoding,
+            heads,
             finish,
             arrived: Instant::now(),
             reply,
@@ -283,7 +284,7 @@ fn response(
         .into_iter()
         .zip(counts)
         .map(|(done, &(tokens, tokens_cut))| Embedding {
-            vector: done.vector,
+            vector: done.values.dense.into_iter().flatten().collect(),
             tokens,
             tokens_cut,
         })

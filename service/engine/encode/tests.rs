@@ -5,7 +5,7 @@ use std::{
     sync::mpsc::{Receiver, Sender, channel},
 };
 
-use retort_models::{Batch, GraphSource, Output};
+use retort_models::{Batch, GraphSource, Heads, Output};
 
 use super::*;
 use crate::engine::request::EmbedInput;
@@ -42,9 +42,7 @@ impl Encode for Fake {
         };
         Ok(batch
             .ranges()
-            .map(|range| Output {
-                dense: vector(range),
-            })
+            .map(|range| Output::of_dense(vector(range)))
             .collect())
     }
 }
@@ -71,6 +69,10 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
         name: "fake".into(),
         info: EncoderInfo {
             architecture: "fake".into(),
+            heads: Heads::DENSE,
+            token_dimensions: 0,
+            labels: 0,
+            label_names: Vec::new(),
             dimensions: 2,
             max_tokens: 8,
             pooling: None,

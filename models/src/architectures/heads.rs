@@ -1,0 +1,110 @@
+//! What follows the layers of a family for outputs other than token vectors: the layers of a
+//! classifier and of a masked language model.
+
+use retort_kernels::Pooling;
+
+use crate::checkpoint::Config;
+use crate::error::Result;
+use crate::graph::ops::Activation;
+
+/// How a family makes logits of token vectors when its class ends in `ForSequenceClassification`.
+#[derive(Debug)]
+pub struct Classifier {
+    /// Which token vectors the first step gets.
+    pub pooling: ClassifierPooling,
+    /// What is done to them; the rows of the last linear layer are the labels.
+    pub steps: &'static [Step],
+}
+
+/// How a classifier pools.
+#[derive(Debug, Clone, Copy)]
+pub enum ClassifierPooling {
+    /// Always so.
+    Always(Pooling),
+    /// As a setting of config.json says.
+    Setting(&'static str),
+}
+
+impl ClassifierPooling {
+    /// Looks the setting up.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when it is no pooling.
+    pub(crate) fn read(self, config: &Config) -> Result<Pooling> {
+        match self {
+            Self::Always(pooling) => Ok(pooling),
+            Self::Setting(key) => {
+                let name = config.optional_text(key)?.unwrap_or_default();
+                name.parse()
+                    .map_err(|_| config.unsupported(key, "`cls` or `mean`"))
+            }
+        }
+    }
+}
+
+/// One layer of a head. Names are those of the checkpoint, with or without the prefix that its
+/// other tensors have.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// `x·Wᵀ + b`; the bias may be absent.
+    Linear(&'static str),
+    /// A fixed nonlinearity.
+    Activation(Activation),
+    /// The nonlinearity that a setting of config.json names, or the one of the feed-forward layers.
+    ActivationSetting(&'static str),
+    /// A norm of the family's kind.
+    Norm(&'static str),
+}
+
+/// How a family makes a logit for every vocabulary entry of every token.
+#[derive(Debug)]
+pub struct LanguageModel {
+    /// What is done to the token vectors first.
+    pub steps: &'static [Step],
+    /// `[vocabulary, hidden]`; the word embeddings where the checkpoint has no such tensor.
+    pub decoder: &'static str,
+    /// `[vocabulary]`, under the first of these names that is there.
+    pub bias: &'static [&'static str],
+}
+
+/// `BertForSequenceClassification`: the pooler, then the classifier.
+pub(super) const BERT_CLASSIFIER: Classifier = Classifier {
+    pooling: ClassifierPooling::Always(Pooling::Cls),
+    steps: &[
+        Step::Linear("pooler.dense"),
+        Step::Activation(Activation::Tanh),
+        Step::Linear("classifier"),
+    ],
+};
+
+/// `RobertaClassificationHead`.
+pub(super) const ROBERTA_CLASSIFIER: Classifier = Classifier {
+    pooling: ClassifierPooling::Always(Pooling::Cls),
+    steps: &[
+        Step::Linear("classifier.dense"),
+        Step::Activation(Activation::Tanh),
+        Step::Linear("classifier.out_proj"),
+    ],
+};
+
+/// `BertForMaskedLM`.
+pub(super) const BERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[
+        Step::Linear("cls.predictions.transform.dense"),
+        Step::ActivationSetting("hidden_act"),
+        Step::Norm("cls.predictions.transform.LayerNorm"),
+    ],
+    decoder: "cls.predictions.decoder.weight",
+    bias: &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+};
+
+/// `RobertaLMHead`, whose nonlinearity is fixed.
+pub(super) const ROBERTA_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[
+        Step::Linear("lm_head.dense"),
+        Step::Activation(Activation::Gelu),
+        Step::Norm("lm_head.layer_norm"),
+    ],
+    decoder: "lm_head.decoder.weight",
+    bias: &["lm_head.bias", "lm_head.decoder.bias"],
+};

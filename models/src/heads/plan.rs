@@ -1,0 +1,196 @@
+//! Which heads a checkpoint has, told from its class names, its modules and its files.
+
+use std::path::Path;
+
+use retort_kernels::Pooling;
+use serde_json::Value;
+
+use super::{Head, Heads};
+use crate::architectures::Architecture;
+use crate::checkpoint::modules::DenseModule;
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::error::{Error, Result};
+
+/// BGE-M3's extra heads lie beside its weights, in files of their own.
+const SPARSE_LINEAR: &str = "sparse_linear";
+const COLBERT_LINEAR: &str = "colbert_linear";
+/// The extensions such a file may have, best first.
+const EXTENSIONS: [&str; 2] = ["safetensors", "pt"];
+/// The projection of `ColBERT` checkpoints (colbert-ir/colbertv2.0), among the other weights.
+const COLBERT_PROJECTION: &str = "linear";
+
+/// The heads of one checkpoint and where their weights are.
+#[derive(Debug, Default)]
+pub(crate) struct HeadPlan {
+    /// One vector per sequence.
+    pub(crate) dense: Option<DensePlan>,
+    /// Weights of vocabulary entries.
+    pub(crate) sparse: Option<SparsePlan>,
+    /// One vector per token.
+    pub(crate) multi_vector: Option<MultiVectorPlan>,
+    /// The labels of the classifier, in order.
+    pub(crate) score: Option<Vec<String>>,
+}
+
+/// How the vector of a sequence is made.
+#[derive(Debug)]
+pub(crate) struct DensePlan {
+    pub(crate) pooling: Pooling,
+    /// What follows the pooling.
+    pub(crate) layers: Vec<DenseModule>,
+}
+
+/// How vocabulary entries get their weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SparsePlan {
+    /// A linear layer of this name gives each token of the text a weight.
+    Lexical(String),
+    /// The masked language model gives every entry a weight.
+    Vocabulary,
+}
+
+/// How token vectors are made.
+#[derive(Debug)]
+pub(crate) struct MultiVectorPlan {
+    /// The linear layer.
+    pub(crate) projection: String,
+    /// Tokens at the beginning that get no vector.
+    pub(crate) skipped: usize,
+}
+
+impl HeadPlan {
+    /// Finds the heads, and opens the files that their weights are in.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when a file is malformed or nothing says how to pool,
+    /// `Error::Unsupported` when a head is not implemented.
+    pub(crate) fn read(
+        checkpoint: &Checkpoint,
+        pooling: Option<Pooling>,
+        weights: &mut Weights,
+    ) -> Result<Self> {
+        let modules = &checkpoint.modules;
+        if modules.splade {
+            return Ok(Self {
+                sparse: Some(SparsePlan::Vocabulary),
+                ..Self::default()
+            });
+        }
+        for module in &modules.dense {
+            weights.include(&module.folder, &module.prefix)?;
+        }
+        let pools = pooling.is_some() || modules.pooling.is_some();
+        if !pools {
+            // Token vectors are all there is: the token vectors of late interaction.
+            if let Some(multi_vector) = token_projection(modules.dense.as_slice(), weights) {
+                return Ok(Self {
+                    multi_vector: Some(multi_vector),
+                    ..Self::default()
+                });
+            }
+            if checkpoint.classifier().is_some() {
+                return Ok(Self {
+                    score: Some(labels(checkpoint)?),
+                    ..Self::default()
+                });
+            }
+        }
+        let pooling = pooling.or(modules.pooling).ok_or_else(|| {
+            Error::checkpoint(
+                checkpoint.dir(),
+                "does not say how to pool token vectors (no `1_Pooling/config.json`); \
+                 set the pooling yourself, such as `cls` or `mean`",
+            )
+        })?;
+        let beside = |weights: &mut Weights, name: &str| -> Result<Option<String>> {
+            let Some(file) = file_beside(checkpoint.dir(), name) else {
+                return Ok(None);
+            };
+            weights.include_file(&file, &format!("{name}."))?;
+            Ok(Some(name.to_owned()))
+        };
+        Ok(Self {
+            sparse: beside(weights, SPARSE_LINEAR)?.map(SparsePlan::Lexical),
+            multi_vector: beside(weights, COLBERT_LINEAR)?.map(|projection| MultiVectorPlan {
+                projection,
+                // As FlagEmbedding's M3: `<s>` serves the dense vector.
+                skipped: 1,
+            }),
+            dense: Some(DensePlan {
+                pooling,
+                layers: modules.dense.clone(),
+            }),
+            score: None,
+        })
+    }
+
+    /// The set of them.
+    pub(crate) fn heads(&self) -> Heads {
+        let there = |there: bool, head: Head| there.then_some(head);
+        [
+            there(self.dense.is_some(), Head::Dense),
+            there(self.sparse.is_some(), Head::Sparse),
+            there(self.multi_vector.is_some(), Head::MultiVector),
+            there(self.score.is_some(), Head::Score),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Refuses heads that the family of the checkpoint has no layers for.
+    pub(crate) fn check(&self, architecture: &Architecture) -> Result<()> {
+        let lacks = |what: &str| {
+            let name = architecture.name;
+            Err(Error::Unsupported(format!(
+                "{what} of the architecture `{name}` are not implemented"
+            )))
+        };
+        if self.score.is_some() && architecture.classifier.is_none() {
+            return lacks("classifiers");
+        }
+        let vocabulary = self.sparse == Some(SparsePlan::Vocabulary);
+        if vocabulary && architecture.language_model.is_none() {
+            return lacks("sparse vectors over the vocabulary");
+        }
+        Ok(())
+    }
+}
+
+/// The projection of a late-interaction model: a dense module (`PyLate`), or a tensor among the
+/// weights (`ColBERT`).
+fn token_projection(dense: &[DenseModule], weights: &Weights) -> Option<MultiVectorPlan> {
+    let projection = match dense {
+        [module] => Some(format!("{}linear", module.prefix)),
+        [] => weights
+            .get(&format!("{COLBERT_PROJECTION}.weight"))
+            .map(|_| COLBERT_PROJECTION.to_owned()),
+        _ => None,
+    };
+    projection.map(|projection| MultiVectorPlan {
+        projection,
+        skipped: 0,
+    })
+}
+
+/// The file of a head beside the weights.
+fn file_beside(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
+    EXTENSIONS
+        .iter()
+        .map(|extension| dir.join(format!("{name}.{extension}")))
+        .find(|file| file.exists())
+}
+
+/// What the logits stand for, in order; empty where config.json does not say.
+fn labels(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    let config = &checkpoint.config;
+    let Some(Value::Object(names)) = config.get("id2label") else {
+        return Ok(Vec::new());
+    };
+    (0..names.len())
+        .map(|index| match &names.get(&index.to_string()) {
+            Some(Value::String(name)) => Ok(name.clone()),
+            _ => Err(config.error("id2label", &format!("has no text for the label `{index}`"))),
+        })
+        .collect()
+}
