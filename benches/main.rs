@@ -2,6 +2,7 @@
 //! `cargo bench` measures everything; `cargo bench -- SECTION` only what is named. See README.md.
 
 mod client;
+mod full_size;
 mod kernels;
 mod matmul;
 mod measure;
@@ -20,6 +21,8 @@ use subject::Subject;
 /// A part of the benchmarks that can be asked for by name.
 struct Section {
     name: &'static str,
+    /// Runs when no section is named, too.
+    always: bool,
     run: fn(&Subject, &mut Targets) -> Outcome,
 }
 
@@ -27,31 +30,47 @@ struct Section {
 const SECTIONS: &[Section] = &[
     Section {
         name: "kernels",
+        always: true,
         run: kernels::run,
     },
     Section {
         name: "tokenization",
+        always: true,
         run: tokenization::run,
     },
     Section {
         name: "startup",
+        always: true,
         run: startup::run,
     },
     Section {
         name: "throughput",
+        always: true,
         run: service::throughput::run,
     },
     Section {
         name: "latency",
+        always: true,
         run: service::latency::run,
     },
     Section {
         name: "concurrency",
+        always: true,
         run: service::concurrency::run,
+    },
+    Section {
+        name: "full-size",
+        // It takes 5 GB of disk and several minutes.
+        always: false,
+        run: full_size::run,
     },
 ];
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [full_size::CASE, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return finish(full_size::case(&arguments[1..]));
+    }
     let (flags, names): (Vec<String>, Vec<String>) = std::env::args()
         .skip(1)
         .partition(|argument| argument.starts_with('-'));
@@ -68,7 +87,11 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    match measure_all(&names) {
+    finish(measure_all(&names))
+}
+
+fn finish(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -90,7 +113,8 @@ fn measure_all(names: &[String]) -> Outcome {
     );
     let mut targets = Targets::default();
     for section in SECTIONS {
-        if names.is_empty() || names.iter().any(|name| name == section.name) {
+        let all = names.is_empty() && section.always;
+        if all || names.iter().any(|name| name == section.name) {
             (section.run)(&subject, &mut targets)?;
         }
     }

@@ -150,6 +150,9 @@ pub struct Encoding {
     pub segments: Vec<u32>,
     /// The number of the task adapter to run with; `None` runs without any.
     pub adapter: Option<u8>,
+    /// How many tokens at the beginning are the prompt's and special ones before it; 0 without a
+    /// prompt. A pooling that leaves the prompt out begins after them.
+    pub prompt_tokens: usize,
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub use weights::Weights;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::prompts::Prompts;
 
 /// `tokenizer_config.json` writes 10^30 where a tokenizer has no limit.
 const NO_LIMIT: f64 = 1e7;
@@ -30,6 +31,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// What follows the transformer.
     pub modules: Modules,
+    /// What it wants before texts.
+    pub prompts: Prompts,
     /// The longest input the authors meant, special tokens included, where a file says so.
     pub max_seq_length: Option<usize>,
 }
@@ -57,6 +60,7 @@ impl Checkpoint {
             dir: dir.to_owned(),
             config,
             modules,
+            prompts: Prompts::read(dir)?,
             max_seq_length,
         })
     }

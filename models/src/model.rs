@@ -116,6 +116,7 @@ impl EncoderModel {
         let checkpoint = Checkpoint::open(path)?;
         let (architecture, sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
+        refuse_default_prompt(&checkpoint)?;
         let tokenizer = Tokenizer::load(path)?;
         let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
         let plan = HeadPlan::read(&checkpoint, options.pooling, &mut weights)?;
@@ -325,6 +326,18 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
         source: GraphSource::Built,
         matryoshka: Vec::new(),
         isa: Isa::detect().name(),
+    }
+}
+
+/// Refuses a checkpoint that puts a prompt before every text: nothing applies it yet, and vectors
+/// made without it would be other vectors.
+fn refuse_default_prompt(checkpoint: &Checkpoint) -> Result<()> {
+    match checkpoint.prompts.default.as_deref() {
+        None | Some("") => Ok(()),
+        Some(name) => Err(Error::Unsupported(format!(
+            "`{}`: the default prompt `{name}` is not implemented",
+            checkpoint.dir().display()
+        ))),
     }
 }
 

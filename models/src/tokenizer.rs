@@ -1,18 +1,26 @@
 //! Text to token ids and back. The truncation and padding that a published `tokenizer.json` may
 //! carry are switched off: a server cuts by its own limits, says how much it cut, and never pads.
 
+pub mod chunks;
+pub mod pair;
+pub mod template;
+
+mod byte_level;
+mod frame;
 mod marks;
 mod pieces;
+mod scan;
 mod vocabulary_file;
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::Encoding as RawEncoding;
-use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::utils::truncation::TruncationDirection;
+pub use self::scan::Prompt;
 
-use self::pieces::{PIECE_SIZE, PieceSize, pieces};
+use self::frame::Frame;
+use self::pieces::{PIECE_SIZE, PieceSize};
+use self::scan::{Joint, Keep};
 use crate::batch::Encoding;
 use crate::checkpoint::json;
 use crate::error::{Error, Result};
@@ -63,8 +71,10 @@ pub enum TokenSet {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    // Tokens that the post-processor puts around one text.
-    special_tokens: usize,
+    // What the post-processor puts around one text, and around two where it takes two.
+    single: Frame,
+    pair: Option<Frame>,
+    joint: Joint,
     vocab_size: usize,
     lowercases: bool,
     token_set: TokenSet,
@@ -83,44 +93,50 @@ impl Tokenizer {
         Self::load_for(dir, TokenSet::default())
     }
 
-    /// Reads `tokenizer.json` of a checkpoint directory, or, where an old BERT checkpoint has only
-    /// `vocab.txt`, builds the WordPiece tokenizer that the file stands for.
+    /// Reads `tokenizer.json` of a checkpoint directory, or builds the tokenizer that an old
+    /// checkpoint's `vocab.txt` (BERT) or `vocab.json` and `merges.txt` (RoBERTa, Qwen2) stand for.
     ///
     /// # Errors
-    /// `Error::Checkpoint` when neither file is there or one is malformed.
+    /// `Error::Checkpoint` when none of them is there or one is malformed.
     pub fn load_for(dir: &Path, token_set: TokenSet) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let settings = json::read_optional(&dir.join("tokenizer_config.json"))?;
-        let mut inner = if path.exists() {
-            let bytes = json::read_bytes(&path)?;
-            tokenizers::Tokenizer::from_bytes(bytes)
-                .map_err(|error| Error::checkpoint(&path, format!("not a tokenizer: {error}")))?
-        } else {
-            vocabulary_file::load(dir, &settings)?
+        let bytes = path.exists().then(|| json::read_bytes(&path)).transpose()?;
+        let mut inner = match bytes {
+            Some(bytes) => guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
+                .map_err(|error| Error::checkpoint(&path, format!("not a tokenizer: {error}")))?,
+            None => vocabulary_file::load(dir, &settings)?,
         };
-        vocabulary_file::apply_settings(&mut inner, &settings)
-            .and_then(|()| inner.with_truncation(None).map(|_| ()))
-            .map_err(|error| Error::checkpoint(&path, error.to_string()))?;
+        guarded(|| {
+            vocabulary_file::apply_settings(&mut inner, &settings)?;
+            inner.with_truncation(None).map(|_| ())
+        })
+        .map_err(|error| Error::checkpoint(&path, error.to_string()))?;
         inner.with_padding(None);
         let dropped = match token_set {
             TokenSet::Known => unknown_token(&inner)?,
             TokenSet::Framed | TokenSet::Bare => None,
         };
-        if token_set != TokenSet::Framed {
-            // What it would add is not in the table of such a model, or has another's number.
-            inner.with_post_processor(None::<PostProcessorWrapper>);
-        }
+        let (single, pair) = match token_set {
+            TokenSet::Framed => {
+                let single = Frame::learn(&inner, 1)
+                    .map_err(|error| Error::checkpoint(&path, error.to_string()))?;
+                (single, Frame::learn(&inner, 2).ok())
+            }
+            // What a file would add is not in the table of such a model, or has another's number.
+            TokenSet::Bare | TokenSet::Known => (Frame::bare(), None),
+        };
+        let joint =
+            Joint::learn(&inner).map_err(|error| Error::checkpoint(&path, error.to_string()))?;
         let lowercases = json::sentence_bert_config(dir)?
             .is_some_and(|(_, config)| config["do_lower_case"].as_bool() == Some(true));
-        let special_tokens = inner
-            .post_process(RawEncoding::default(), None, true)
-            .map_err(|error| Error::Tokenize(error.to_string()))?
-            .len();
         let last = inner.get_vocab(true).into_values().max();
         let vocab_size = last.map_or(0, |last| last as usize + 1);
         Ok(Self {
             inner,
-            special_tokens,
+            single,
+            pair,
+            joint,
             vocab_size,
             lowercases,
             token_set,
@@ -136,51 +152,73 @@ impl Tokenizer {
     /// `Error::InputTooLong` when it must not be cut; `Error::Tokenize` when not even the special
     /// tokens fit, no token is left for a model without special ones, or the tokenizer fails.
     pub fn encode(&self, text: &str, truncation: Truncation) -> Result<Encoding> {
-        self.encode_in_pieces(text, truncation, PIECE_SIZE)
+        self.encode_prompted(&Prompt::default(), text, truncation)
+    }
+
+    /// As `encode`, with a prompt glued before the text as sentence-transformers does. The prompt
+    /// counts as tokens and is never cut; `Encoding::prompt_tokens` says where it ends.
+    ///
+    /// # Errors
+    /// As `encode`; and `Error::Tokenize` when the prompt alone does not fit.
+    pub fn encode_prompted(
+        &self,
+        prompt: &Prompt,
+        text: &str,
+        truncation: Truncation,
+    ) -> Result<Encoding> {
+        self.encode_in_pieces(prompt, text, truncation, PIECE_SIZE)
     }
 
     fn encode_in_pieces(
         &self,
+        prompt: &Prompt,
         text: &str,
         truncation: Truncation,
         size: PieceSize,
     ) -> Result<Encoding> {
-        let Some(room) = truncation.max_tokens.checked_sub(self.special_tokens) else {
+        let room = self.room(&self.single, prompt, truncation.max_tokens)?;
+        let side = truncation.side;
+        let scanned = self.scan(prompt, text, Keep { room, side }, size)?;
+        let tokens_cut = scanned.total.saturating_sub(room);
+        if tokens_cut > 0 && side == TruncationSide::Refuse {
+            return Err(Error::InputTooLong {
+                tokens: scanned.total + self.special_tokens(),
+                limit: truncation.max_tokens,
+            });
+        }
+        self.kept(Encoding {
+            tokens_cut,
+            prompt_tokens: self.prompt_tokens(prompt),
+            ..self.single.fill(&scanned.ids, &[])
+        })
+    }
+
+    /// How many tokens of texts a frame leaves, the prompt's among them.
+    fn room(&self, frame: &Frame, prompt: &Prompt, max_tokens: usize) -> Result<usize> {
+        let special = frame.special_tokens();
+        let Some(room) = max_tokens.checked_sub(special) else {
             return Err(Error::Tokenize(format!(
-                "a limit of `{}` tokens leaves no room for the model's `{}` special tokens",
-                truncation.max_tokens, self.special_tokens
+                "a limit of `{max_tokens}` tokens leaves no room for the model's `{special}` \
+                 special tokens"
             )));
         };
-        let mut middle = RawEncoding::default();
-        let mut tokens = 0;
-        for piece in pieces(text, size) {
-            let piece = self.tokenize(piece)?;
-            tokens += piece.len();
-            // Once the beginning is full, what follows is only counted.
-            if middle.len() < room || truncation.side == TruncationSide::Start {
-                middle.merge_with(piece, false);
-                keep(&mut middle, room, truncation.side);
-            }
+        if prompt.tokens() > room {
+            return Err(Error::Tokenize(format!(
+                "the prompt has `{}` tokens, and a limit of `{max_tokens}` leaves `{room}` for it \
+                 and the text",
+                prompt.tokens()
+            )));
         }
-        let tokens_cut = tokens.saturating_sub(room);
-        if tokens_cut > 0 && truncation.side == TruncationSide::Refuse {
-            let (tokens, limit) = (tokens + self.special_tokens, truncation.max_tokens);
-            return Err(Error::InputTooLong { tokens, limit });
+        Ok(room)
+    }
+
+    /// The tokens at the beginning that are not the text's, as sentence-transformers counts them:
+    /// by the prompt alone.
+    fn prompt_tokens(&self, prompt: &Prompt) -> usize {
+        match prompt.tokens() {
+            0 => 0,
+            tokens => self.single.before_first() + tokens,
         }
-        let whole = self
-            .inner
-            .post_process(middle, None, true)
-            .map_err(|error| Error::Tokenize(error.to_string()))?;
-        let types = whole
-            .get_type_ids()
-            .iter()
-            .map(|&id| u8::try_from(id).unwrap_or(u8::MAX));
-        self.kept(Encoding {
-            input_ids: whole.get_ids().to_vec(),
-            token_type_ids: types.collect(),
-            tokens_cut,
-            ..Encoding::default()
-        })
     }
 
     /// Leaves out the tokens that the model does not take. This comes after the cut, as in
@@ -211,14 +249,6 @@ impl Tokenizer {
     /// Names tokens that say nothing alone: a text of nothing else is an `Error::Tokenize`.
     pub(crate) fn with_silent(self, silent: HashSet<u32>) -> Self {
         Self { silent, ..self }
-    }
-
-    /// The tokens of a text without special ones.
-    fn tokenize(&self, text: &str) -> Result<RawEncoding> {
-        let lowered = self.lowercases.then(|| text.to_lowercase());
-        self.inner
-            .encode_fast(lowered.as_deref().unwrap_or(text), false)
-            .map_err(|error| Error::Tokenize(error.to_string()))
     }
 
     /// Takes the caller's own token ids as they are: no special tokens are added. Only what the
@@ -259,9 +289,7 @@ impl Tokenizer {
     /// Turns token ids back into text, as well as the vocabulary allows.
     pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String> {
         let skip = special_tokens == SpecialTokens::Skip;
-        self.inner
-            .decode(ids, skip)
-            .map_err(|error| Error::Tokenize(error.to_string()))
+        guarded(|| self.inner.decode(ids, skip))
     }
 
     /// The token that an id stands for.
@@ -276,7 +304,7 @@ impl Tokenizer {
 
     /// How many special tokens are put around one text.
     pub fn special_tokens(&self) -> usize {
-        self.special_tokens
+        self.single.special_tokens()
     }
 }
 
@@ -292,18 +320,15 @@ fn unknown_token(inner: &tokenizers::Tokenizer) -> Result<Option<u32>> {
         .or_else(|| inner.token_to_id(named?)))
 }
 
-/// Leaves at most `room` tokens of an encoding.
-fn keep(encoding: &mut RawEncoding, room: usize, side: TruncationSide) {
-    if encoding.len() <= room {
-        return;
+/// Runs the tokenizer, whose code takes for granted what a damaged file does not keep: a panic in
+/// it is an error of this one text or file, not the end of the service.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(done) => done.map_err(|error| Error::Tokenize(error.to_string())),
+        Err(_) => Err(Error::Tokenize(
+            "it failed where it never should; its files are damaged".into(),
+        )),
     }
-    let direction = match side {
-        TruncationSide::End | TruncationSide::Refuse => TruncationDirection::Right,
-        TruncationSide::Start => TruncationDirection::Left,
-    };
-    encoding.truncate(room, 0, direction);
-    // The cut part would otherwise go through the post-processor too.
-    drop(encoding.take_overflowing());
 }
 
 #[cfg(test)]

@@ -69,7 +69,6 @@ impl Modules {
     /// # Errors
     /// `Error::Unsupported` names a module or a pooling that is not implemented.
     pub fn read(dir: &Path) -> Result<Self> {
-        refuse_default_prompt(dir)?;
         let path = dir.join("modules.json");
         let Value::Array(modules) = json::read_optional(&path)? else {
             let pooling = dir.join("1_Pooling").join("config.json");
@@ -167,21 +166,6 @@ fn check_splade(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a checkpoint that puts a prompt before every text unless told otherwise: vectors made
-/// without it would be other vectors. Prompts that have to be asked for change nothing.
-fn refuse_default_prompt(dir: &Path) -> Result<()> {
-    let path = dir.join("config_sentence_transformers.json");
-    let config = json::read_optional(&path)?;
-    match &config["default_prompt_name"] {
-        Value::Null => Ok(()),
-        name => Err(Error::Unsupported(format!(
-            "`{}`: `default_prompt_name` is `{name}`, and prompts are not implemented; set it to \
-             `null` there to embed texts as they are sent",
-            path.display()
-        ))),
-    }
-}
-
 /// What the transformer is meant to give.
 fn transformer(dir: &Path) -> Result<Gives> {
     let Some((path, config)) = json::sentence_bert_config(dir)? else {
@@ -217,10 +201,12 @@ fn transformer(dir: &Path) -> Result<Gives> {
 fn read_pooling(path: &Path) -> Result<Pooling> {
     let config = json::read(path)?;
     let refuse = |message: String| Error::Unsupported(format!("`{}`: {message}", path.display()));
-    // Leaving the prompt out of the pool needs to know where it ends (the INSTRUCTOR models).
+    // The INSTRUCTOR models leave their prompts out of the pool.
     if config["include_prompt"] == Value::Bool(false) {
         return Err(refuse(
-            "`include_prompt` is `false`, which is not implemented".into(),
+            "`include_prompt` is `false`, and pooling without the tokens of the prompt is not \
+             implemented; with `true` there the vectors are others than the authors meant"
+                .into(),
         ));
     }
     let modes: Vec<Pooling> = match &config["pooling_mode"] {

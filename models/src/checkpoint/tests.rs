@@ -92,22 +92,14 @@ fn modules_beyond_the_known_are_refused() {
 }
 
 #[test]
-fn a_prompt_before_every_text_is_refused_and_one_on_request_is_not() {
-    let read = |name: &str| {
-        let config = format!(r#"{{"prompts": {{"query": "q: "}}, "default_prompt_name": {name}}}"#);
-        let files = [
-            ("modules.json", OLD),
-            ("1_Pooling/config.json", r#"{"pooling_mode":"mean"}"#),
-            ("config_sentence_transformers.json", &config),
-        ];
-        Modules::read(dir_with(&files).path())
-    };
-    assert!(read("null").is_ok());
-    let error = read("\"query\"").unwrap_err().to_string();
-    assert!(
-        error.contains("`default_prompt_name` is `\"query\"`"),
-        "{error}"
-    );
+fn a_prompt_before_every_text_is_known() {
+    let prompts = r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query"}"#;
+    let files = [
+        ("config.json", "{}"),
+        ("config_sentence_transformers.json", prompts),
+    ];
+    let checkpoint = Checkpoint::open(dir_with(&files).path()).unwrap();
+    assert_eq!(checkpoint.prompts.resolve(None).unwrap(), "q: ");
 }
 
 #[test]

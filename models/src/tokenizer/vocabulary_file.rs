@@ -1,5 +1,5 @@
-//! What old BERT checkpoints leave to code: a bare `vocab.txt`, and the settings in
-//! `tokenizer_config.json` that override what a `tokenizer.json` says.
+//! What old checkpoints leave to code: bare vocabularies without a `tokenizer.json`, and the
+//! settings in `tokenizer_config.json` that override what a `tokenizer.json` of BERT says.
 
 use std::path::Path;
 
@@ -11,20 +11,50 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::{byte_level, guarded};
 use crate::checkpoint::json;
 use crate::error::{Error, Result};
 
-/// Builds the tokenizer of Devlin et al. 2018 from its vocabulary, as transformers'
-/// `BertTokenizerFast` does when it finds no `tokenizer.json`.
+/// Files of SentencePiece, which transformers turns into a `tokenizer.json` by code of its own.
+const SENTENCEPIECE: [&str; 4] = [
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "spm.model",
+];
+
+/// Builds a tokenizer from its vocabulary, as transformers does when it finds no `tokenizer.json`.
 pub(super) fn load(dir: &Path, settings: &Value) -> Result<Tokenizer> {
-    let path = dir.join("vocab.txt");
-    if !path.exists() {
-        return Err(Error::checkpoint(
-            dir,
-            "has neither `tokenizer.json` nor `vocab.txt`; save the tokenizer once with \
-             `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
-        ));
+    let exists = |name: &&str| dir.join(name).exists();
+    if exists(&"vocab.txt") {
+        return guarded_load(&dir.join("vocab.txt"), || word_piece(dir, settings));
     }
+    if exists(&"vocab.json") && exists(&"merges.txt") {
+        return guarded_load(&dir.join("vocab.json"), || byte_level::load(dir, settings));
+    }
+    let found = match SENTENCEPIECE.iter().find(|name| exists(name)) {
+        Some(name) => format!("has `{name}` only, which is not read here"),
+        None => {
+            "has neither `tokenizer.json` nor `vocab.txt` nor `vocab.json` with `merges.txt`".into()
+        }
+    };
+    Err(Error::checkpoint(
+        dir,
+        format!(
+            "{found}; save the tokenizer once with \
+             `AutoTokenizer.from_pretrained(…).save_pretrained(…)`, which writes `tokenizer.json`"
+        ),
+    ))
+}
+
+/// As `guarded`, for what has errors of this crate.
+fn guarded_load(path: &Path, load: impl FnOnce() -> Result<Tokenizer>) -> Result<Tokenizer> {
+    guarded(|| Ok(load())).map_err(|error| Error::checkpoint(path, error.to_string()))?
+}
+
+/// The WordPiece tokenizer of Devlin et al. 2018, `BertTokenizerFast` in transformers.
+fn word_piece(dir: &Path, settings: &Value) -> Result<Tokenizer> {
+    let path = dir.join("vocab.txt");
     let malformed = |message: String| Error::checkpoint(&path, message);
     let vocabulary = WordPiece::read_bytes(&json::read_bytes(&path)?)
         .map_err(|error| malformed(format!("not a vocabulary: {error}")))?;
@@ -91,6 +121,6 @@ pub(super) fn apply_settings(
 }
 
 /// A special token is written as a string or as an object with its `content`.
-fn token_text(value: &Value) -> Option<&str> {
+pub(super) fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
