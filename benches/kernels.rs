@@ -3,7 +3,7 @@
 use std::{hint::black_box, time::Duration};
 
 use retort_kernels::{
-    Execution, Isa, PackedAttention, PackedHidden, Pooling, RayonPool, Strided,
+    Bias, Execution, Isa, Mask, PackedAttention, PackedHidden, Pooling, RayonPool, Strided,
     attention::{attention, attention_plain},
     normalize::l2_normalize,
     pooling::{pool, pool_plain},
@@ -116,8 +116,11 @@ impl AttentionCase {
             value: Strided::contiguous(value, width),
             cu_seqlens: &self.cu_seqlens,
             num_heads: self.num_heads,
+            kv_num_heads: self.num_heads,
             head_size: self.head_size,
             scale: 1.0 / (self.head_size as f32).sqrt(),
+            mask: Mask::default(),
+            bias: Bias::default(),
         }
     }
 

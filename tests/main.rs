@@ -6,6 +6,7 @@ mod http;
 mod numerics;
 mod official_clients;
 mod operators;
+mod packed_attention;
 mod program;
 mod support;
 mod tidy;

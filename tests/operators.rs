@@ -5,7 +5,7 @@ use ort::value::TensorRef;
 use retort_kernels::attention::attention_plain;
 use retort_kernels::operator::operator_domain;
 use retort_kernels::pooling::pool_plain;
-use retort_kernels::{PackedAttention, PackedHidden, Pooling, Strided};
+use retort_kernels::{Bias, Mask, PackedAttention, PackedHidden, Pooling, Strided};
 
 use crate::support;
 
@@ -60,8 +60,11 @@ fn the_graph_computes_the_definition_on_any_number_of_threads() {
         value: Strided::contiguous(&value, width),
         cu_seqlens: &cu_seqlens,
         num_heads: 2,
+        kv_num_heads: 2,
         head_size: width / 2,
         scale: 0.25,
+        mask: Mask::default(),
+        bias: Bias::default(),
     };
     let mut attended = vec![0.0; tokens * width];
     attention_plain(&args, &mut attended).unwrap();

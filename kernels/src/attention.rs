@@ -1,8 +1,11 @@
-//! Bidirectional self attention over packed sequences: every token attends to all tokens of its
-//! own sequence and to no other. [`attention_plain`] is the definition, [`attention`] the fast
-//! version.
+//! Self attention over packed sequences: a token attends to tokens of its own sequence, all of
+//! them or those its [`Mask`] shows, and to no other. [`attention_plain`] is the definition,
+//! [`attention`] the fast version.
 
+mod bias;
 mod block;
+mod mask;
+mod plain;
 mod product;
 mod schedule;
 mod scratch;
@@ -13,6 +16,10 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use self::bias::Bias;
+pub use self::mask::{Direction, Mask};
+pub use self::plain::attention_plain;
+
 use self::block::{Block, attend};
 use self::schedule::{Piece, Schedule};
 use self::scratch::Scratch;
@@ -20,37 +27,55 @@ use crate::dispatch::Level;
 use crate::parallel::SharedOutput;
 use crate::{CuSeqlens, Execution, KernelError, Strided};
 
-/// The arguments of one attention: `softmax(query key^T scale) value` per sequence and head.
+/// The arguments of one attention: `softmax(query key^T scale + bias) value` per sequence and
+/// head, over the keys that the mask shows.
 ///
-/// Head `h` is made of the columns `h * head_size..(h + 1) * head_size`.
+/// Head `h` of the queries is made of the columns `h * head_size..(h + 1) * head_size`. It reads
+/// the key and value head `h / (num_heads / kv_num_heads)`: with fewer of them than query heads
+/// this is grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
 #[derive(Debug, Clone, Copy)]
 pub struct PackedAttention<'a> {
     /// What each token asks for. // [tokens, num_heads * head_size]
     pub query: Strided<'a>,
-    /// What each token offers. // [tokens, num_heads * head_size]
+    /// What each token offers. // [tokens, kv_num_heads * head_size]
     pub key: Strided<'a>,
-    /// What is averaged. // [tokens, num_heads * head_size]
+    /// What is averaged. // [tokens, kv_num_heads * head_size]
     pub value: Strided<'a>,
     /// Where each sequence begins. // [batch + 1]
     pub cu_seqlens: &'a [i32],
-    /// Number of heads.
+    /// Number of query heads.
     pub num_heads: usize,
+    /// Number of key and value heads, a divisor of `num_heads` and most often the same.
+    pub kv_num_heads: usize,
     /// Values per head.
     pub head_size: usize,
     /// Factor of the scores, usually `1 / sqrt(head_size)`.
     pub scale: f32,
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// What is added to the scaled scores.
+    pub bias: Bias<'a>,
 }
 
 impl<'a> PackedAttention<'a> {
-    /// Values per token, in the output and in what is read of each input row.
+    /// Values per token, in the output and in what is read of each query row.
     pub fn width(&self) -> usize {
         self.num_heads * self.head_size
+    }
+
+    /// The key and value head that a query head reads.
+    fn kv_head(&self, head: usize) -> usize {
+        head * self.kv_num_heads / self.num_heads
     }
 
     /// Checks everything the kernels rely on; `out_len` is the length of the output.
     fn check(&self, out_len: usize) -> Result<CuSeqlens<'a>, KernelError> {
         let rule = "at least `1`";
-        for (name, found) in [("num_heads", self.num_heads), ("head_size", self.head_size)] {
+        for (name, found) in [
+            ("num_heads", self.num_heads),
+            ("kv_num_heads", self.kv_num_heads),
+            ("head_size", self.head_size),
+        ] {
             if found == 0 {
                 return Err(KernelError::Size { name, found, rule });
             }
@@ -63,6 +88,13 @@ impl<'a> PackedAttention<'a> {
                 rule,
             });
         };
+        if !self.num_heads.is_multiple_of(self.kv_num_heads) {
+            return Err(KernelError::KvHeads {
+                kv_num_heads: self.kv_num_heads,
+                num_heads: self.num_heads,
+            });
+        }
+        self.bias.check(self.num_heads)?;
         if !self.scale.is_finite() {
             return Err(KernelError::Scale { found: self.scale });
         }
@@ -75,10 +107,11 @@ impl<'a> PackedAttention<'a> {
             });
         }
         let tokens = out_len / width;
-        for (name, rows) in [
-            ("query", self.query),
-            ("key", self.key),
-            ("value", self.value),
+        let kv_width = self.kv_num_heads * self.head_size;
+        for (name, rows, width) in [
+            ("query", self.query, width),
+            ("key", self.key, kv_width),
+            ("value", self.value, kv_width),
         ] {
             rows.check(name, tokens, width)?;
         }
@@ -86,68 +119,24 @@ impl<'a> PackedAttention<'a> {
     }
 }
 
-/// Attention as it is written down, one query row at a time and in `f64`: the oracle of the
-/// fast version. Needs memory for the scores of one row. // out: [tokens, num_heads * head_size]
-pub fn attention_plain(args: &PackedAttention<'_>, out: &mut [f32]) -> Result<(), KernelError> {
-    let cu_seqlens = args.check(out.len())?;
-    let (width, size) = (args.width(), args.head_size);
-    for tokens in cu_seqlens.ranges() {
-        for head in 0..args.num_heads {
-            let column = head * size;
-            for row in tokens.clone() {
-                let query = args.query.slice(row, column, size);
-                let mut weights: Vec<f64> = tokens
-                    .clone()
-                    .map(|j| dot(query, args.key.slice(j, column, size)) * f64::from(args.scale))
-                    .collect();
-                softmax(&mut weights);
-                let average = &mut out[row * width + column..][..size];
-                for (dimension, average) in average.iter_mut().enumerate() {
-                    let term = |(j, weight): (usize, &f64)| {
-                        weight * f64::from(args.value.slice(j, column, size)[dimension])
-                    };
-                    *average = tokens.clone().zip(&weights).map(term).sum::<f64>() as f32;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(&a, &b)| f64::from(a) * f64::from(b))
-        .sum()
-}
-
-/// Turns scores into weights that sum to 1. The largest score is subtracted first, so that no
-/// exponential overflows.
-fn softmax(scores: &mut [f64]) {
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    for score in &mut *scores {
-        *score = (*score - max).exp();
-    }
-    let sum: f64 = scores.iter().sum();
-    for score in scores {
-        *score /= sum;
-    }
-}
-
 /// Attention in vector registers. Agrees with [`attention_plain`] to 2e-6 of the largest value of
 /// the sequence while scores stay between -16 and 16; beyond, the rounding of the scores
 /// themselves, 6e-8 of the largest, adds to it.
 ///
-/// A sequence gives the same bits alone and in any batch, on any number of threads. The
-/// working memory per thread does not grow with the length.
-/// // out: [tokens, num_heads * head_size]
+/// A sequence gives the same bits alone and in any batch, on any number of threads. Keys that
+/// the mask hides from all rows of a block are neither read nor multiplied, so a window costs
+/// `O(tokens * window)`. The working memory per thread is that of a block of at most 192 query
+/// rows and 256 keys, some 0.5 MiB for heads of 64 values, and does not grow with the length.
+///
+/// A NaN or an infinity stays in its sequence, but may spread there to rows near it whose mask
+/// hides it. // out: [tokens, num_heads * head_size]
 pub fn attention(
     args: &PackedAttention<'_>,
     execution: Execution<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     let cu_seqlens = args.check(out.len())?;
-    let schedule = Schedule::new(cu_seqlens, args.num_heads, args.head_size);
+    let schedule = Schedule::new(cu_seqlens, args.mask, [args.num_heads, args.head_size]);
     let shared = SharedOutput::new(out);
     execution.parallel.run(schedule.tasks.len(), &|task| {
         Scratch::with(|scratch| {
@@ -165,66 +154,77 @@ pub fn attention(
 ///
 /// # Safety
 /// `shared` points at `[tokens, width]` values and nobody else writes the piece's rows and head.
-unsafe fn block(
-    args: &PackedAttention<'_>,
+unsafe fn block<'a>(
+    args: &PackedAttention<'a>,
     cu_seqlens: CuSeqlens<'_>,
     piece: &Piece,
     shared: SharedOutput,
-) -> Block {
+) -> Block<'a> {
     let tokens = cu_seqlens.range(piece.sequence);
     let (column, row) = (piece.head * args.head_size, tokens.start + piece.first);
+    let kv_column = args.kv_head(piece.head) * args.head_size;
     // The slice reaches to the end, since the block reads the rows after the first one too.
-    let first = |rows: Strided<'_>, row: usize| {
+    let first = |rows: Strided<'_>, row: usize, column: usize| {
         (
             rows.values[row * rows.stride + column..].as_ptr(),
             rows.stride,
         )
     };
     Block {
-        query: first(args.query, row),
-        key: first(args.key, tokens.start),
-        value: first(args.value, tokens.start),
+        query: first(args.query, row, column),
+        key: first(args.key, tokens.start, kv_column),
+        value: first(args.value, tokens.start, kv_column),
         // SAFETY: the row and column lie inside the output.
         out: (
             unsafe { shared.at(row * args.width() + column) },
             args.width(),
         ),
-        rows: piece.rows,
-        keys: tokens.len(),
+        rows: piece.first..piece.first + piece.rows,
+        length: tokens.len(),
         head_size: args.head_size,
         scale: args.scale,
+        mask: args.mask,
+        bias: args.bias.head(piece.head, args.num_heads),
     }
 }
 
 /// Computes a block with the given instructions.
-fn run(block: &Block, scratch: &mut Scratch, level: Level) {
+fn run(block: &Block<'_>, scratch: &mut Scratch, level: Level) {
+    match block.has_features() {
+        true => run_as::<true>(block, scratch, level),
+        false => run_as::<false>(block, scratch, level),
+    }
+}
+
+/// Computes a block whose features, if it has any, are among `FEATURES`.
+fn run_as<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch, level: Level) {
     // SAFETY: a `Level` exists only when the processor has its instructions, and `block` made
     // the pointers from checked rows.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => attend_avx512(block, scratch),
+            Level::Avx512 => attend_avx512::<FEATURES>(block, scratch),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => attend_avx2(block, scratch),
+            Level::Avx2 => attend_avx2::<FEATURES>(block, scratch),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => attend::<neon::Neon>(block, scratch),
-            Level::Portable => attend::<simd::Portable>(block, scratch),
+            Level::Neon => attend::<neon::Neon, FEATURES>(block, scratch),
+            Level::Portable => attend::<simd::Portable, FEATURES>(block, scratch),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn attend_avx512(block: &Block, scratch: &mut Scratch) {
+unsafe fn attend_avx512<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
     // SAFETY: the caller's promise, and the features are enabled here.
-    unsafe { attend::<x86::Avx512>(block, scratch) }
+    unsafe { attend::<x86::Avx512, FEATURES>(block, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn attend_avx2(block: &Block, scratch: &mut Scratch) {
+unsafe fn attend_avx2<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { attend::<x86::Avx2>(block, scratch) }
+    unsafe { attend::<x86::Avx2, FEATURES>(block, scratch) }
 }
 
 #[cfg(test)]

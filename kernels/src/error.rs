@@ -57,6 +57,34 @@ pub enum KernelError {
         /// The value found.
         found: f32,
     },
+    /// Query heads that cannot be shared out evenly among the key and value heads.
+    KvHeads {
+        /// How many key and value heads there are.
+        kv_num_heads: usize,
+        /// How many query heads there are.
+        num_heads: usize,
+    },
+    /// More or fewer ALiBi slopes than heads.
+    AlibiSlopes {
+        /// How many slopes there are.
+        found: usize,
+        /// How many query heads there are.
+        num_heads: usize,
+    },
+    /// A table of distance biases that is not `[num_heads, 2 * D + 1]` for any `D`.
+    DistanceBias {
+        /// How many values it holds.
+        found: usize,
+        /// How many query heads there are.
+        num_heads: usize,
+    },
+    /// A bias that is not a finite number.
+    NonFiniteBias {
+        /// Name of the bias.
+        name: &'static str,
+        /// The value found.
+        found: f32,
+    },
     /// A pooling name that is none of [`Pooling::ALL`](crate::Pooling::ALL).
     UnknownPooling {
         /// The name found.
@@ -131,6 +159,26 @@ impl fmt::Display for KernelError {
                 write!(f, "`{name}` is `{found}`; it must be {rule}")
             }
             Self::Scale { found } => write!(f, "`scale` is `{found}`; it must be a finite number"),
+            Self::KvHeads {
+                kv_num_heads,
+                num_heads,
+            } => write!(
+                f,
+                "`kv_num_heads` is `{kv_num_heads}` with `{num_heads}` heads; \
+                 `num_heads` must be a multiple of it"
+            ),
+            Self::AlibiSlopes { found, num_heads } => write!(
+                f,
+                "`alibi_slopes` holds `{found}` values; it needs one per head, `{num_heads}`"
+            ),
+            Self::DistanceBias { found, num_heads } => write!(
+                f,
+                "`distance_bias` holds `{found}` values; with `{num_heads}` heads it must be \
+                 `[{num_heads}, 2 * D + 1]`, an odd number of distances per head"
+            ),
+            Self::NonFiniteBias { name, found } => {
+                write!(f, "`{name}` holds `{found}`; biases must be finite numbers")
+            }
             Self::UnknownPooling { name } => {
                 let known: Vec<&str> = crate::Pooling::ALL.iter().map(|p| p.name()).collect();
                 write!(

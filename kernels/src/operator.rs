@@ -1,7 +1,11 @@
 //! The kernels as ONNX Runtime custom operators of the domain `retort`.
 //!
-//! - `PackedAttention(query, key, value, cu_seqlens) -> [T, H]`: three `[T, H]` floats and
-//!   `[B + 1]` int32; attributes `num_heads` and `scale`, by default `1 / sqrt(head_size)`.
+//! - `PackedAttention(query, key, value, cu_seqlens, distance_bias?) -> [T, num_heads * d]`:
+//!   `query` `[T, num_heads * d]`, `key` and `value` `[T, kv_num_heads * d]` floats, `[B + 1]`
+//!   int32, and `[num_heads, 2 * D + 1]` floats whose column `D + clamp(j - i, -D, D)` is added
+//!   to the score of query `i` and key `j`. Attributes: `num_heads`; `kv_num_heads`, by default
+//!   the same; `scale`, by default `1 / sqrt(d)`; `causal`, `0` or `1`; `window`, the tokens seen
+//!   to either side, by default `-1`: all; `alibi_slopes`, one float per head.
 //! - `PackedPooling(hidden, cu_seqlens) -> [B, H]`: `[T, H]` floats and `[B + 1]` int32;
 //!   attribute `pooling`, a name of [`Pooling`].
 //!
@@ -10,8 +14,8 @@
 use crate::attention::attention;
 use crate::pooling::pool;
 use crate::{
-    Execution, Isa, KernelError, PackedAttention, PackedHidden, Parallel, Pooling, Sequential,
-    Strided,
+    Bias, Direction, Execution, Isa, KernelError, Mask, PackedAttention, PackedHidden, Parallel,
+    Pooling, Sequential, Strided,
 };
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
@@ -29,12 +33,15 @@ pub fn operator_domain() -> ort::Result<OperatorDomain> {
         .add(PoolingOperator)
 }
 
-/// Describes `PackedAttention`. Without a `scale` it is `1 / sqrt(head_size)`.
+/// Describes `PackedAttention`.
 struct AttentionOperator;
 
 struct AttentionKernel {
     num_heads: usize,
+    kv_num_heads: usize,
     scale: Option<f32>,
+    mask: Mask,
+    alibi_slopes: Option<Vec<f32>>, // [num_heads]
     isa: Isa,
 }
 
@@ -52,6 +59,7 @@ impl Operator for AttentionOperator {
             float(),
             float(),
             OperatorInput::required(TensorElementType::Int32),
+            OperatorInput::optional(TensorElementType::Float32),
         ]
     }
 
@@ -60,21 +68,34 @@ impl Operator for AttentionOperator {
     }
 
     fn create_kernel<'attr>(&self, kernel: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
-        let num_heads = kernel
-            .get::<i64>("num_heads")
-            .and_then(|n| usize::try_from(n).ok());
-        let Some(num_heads) = num_heads.filter(|&n| n > 0) else {
+        let Some(num_heads) = count(kernel, "num_heads")? else {
             return Err(refuse(
                 "`PackedAttention` needs the attribute `num_heads`, at least `1`",
             ));
         };
+        let kv_num_heads = count(kernel, "kv_num_heads")?.unwrap_or(num_heads);
+        if !num_heads.is_multiple_of(kv_num_heads) {
+            return Err(refused(KernelError::KvHeads {
+                kv_num_heads,
+                num_heads,
+            }));
+        }
         let scale = kernel.get::<f32>("scale");
         if let Some(found) = scale.filter(|scale| !scale.is_finite()) {
-            return Err(refuse(KernelError::Scale { found }.to_string()));
+            return Err(refused(KernelError::Scale { found }));
         }
+        let alibi_slopes = kernel.get::<Vec<f32>>("alibi_slopes");
+        let bias = Bias {
+            alibi_slopes: alibi_slopes.as_deref(),
+            distances: None,
+        };
+        bias.check(num_heads).map_err(refused)?;
         Ok(AttentionKernel {
             num_heads,
+            kv_num_heads,
             scale,
+            mask: mask(kernel)?,
+            alibi_slopes,
             isa: Isa::detect(),
         })
     }
@@ -87,23 +108,84 @@ impl Operator for AttentionOperator {
     }
 }
 
+/// An attribute that counts something, `None` when the node does not have it.
+fn count(kernel: &KernelContext<'_>, name: &'static str) -> ort::Result<Option<usize>> {
+    let Some(found) = kernel.get::<i64>(name) else {
+        return Ok(None);
+    };
+    match usize::try_from(found) {
+        Ok(count) if count > 0 => Ok(Some(count)),
+        _ => Err(refuse(format!(
+            "`{name}` is `{found}`; it must be at least `1`"
+        ))),
+    }
+}
+
+/// The mask that `causal` and `window` describe.
+fn mask(kernel: &KernelContext<'_>) -> ort::Result<Mask> {
+    let direction = match kernel.get::<i64>("causal") {
+        None | Some(0) => Direction::Bidirectional,
+        Some(1) => Direction::Causal,
+        Some(found) => {
+            return Err(refuse(format!(
+                "`causal` is `{found}`; it must be `0` or `1`"
+            )));
+        }
+    };
+    let window = match kernel.get::<i64>("window") {
+        None | Some(-1) => None,
+        Some(found) => Some(usize::try_from(found).map_err(|_| {
+            refuse(format!(
+                "`window` is `{found}`; it must be a number of tokens, or `-1` for all of them"
+            ))
+        })?),
+    };
+    Ok(Mask { direction, window })
+}
+
 impl Kernel for AttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = [(0, "query"), (1, "key"), (2, "value"), (3, "cu_seqlens")];
         let [query, key, value, cu_seqlens] = inputs.map(|(at, name)| input(context, at, name));
         let (query, key, value, cu_seqlens) = (query?, key?, value?, cu_seqlens?);
-        let ([tokens, width], query) = matrix(&query, "query")?;
+        let distances = context.input(4)?;
+        let (query_shape, query) = matrix(&query, "query")?;
         let (key_shape, key) = matrix(&key, "key")?;
         let (value_shape, value) = matrix(&value, "value")?;
-        for (name, shape) in [("key", key_shape), ("value", value_shape)] {
-            if shape != [tokens, width] {
-                let [rows, columns] = shape;
-                return Err(refuse(format!(
-                    "`{name}` is `[{rows}, {columns}]` but `query` is `[{tokens}, {width}]`; \
-                     they must have the same shape"
-                )));
-            }
-        }
+        let head_size = self.head_size(query_shape, [key_shape, value_shape])?;
+        let distances = match &distances {
+            Some(table) => Some(self.distances(matrix(table, "distance_bias")?)?),
+            None => None,
+        };
+        let args = PackedAttention {
+            query: Strided::contiguous(query, query_shape[1]),
+            key: Strided::contiguous(key, key_shape[1]),
+            value: Strided::contiguous(value, value_shape[1]),
+            cu_seqlens: cu_seqlens.try_extract_tensor::<i32>()?.1,
+            num_heads: self.num_heads,
+            kv_num_heads: self.kv_num_heads,
+            head_size,
+            scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
+            mask: self.mask,
+            bias: Bias {
+                alibi_slopes: self.alibi_slopes.as_deref(),
+                distances,
+            },
+        };
+        let mut out = output(context, query_shape)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let execution = Execution {
+            isa: self.isa,
+            parallel: &SessionPool(context),
+        };
+        attention(&args, execution, out).map_err(refused)
+    }
+}
+
+impl AttentionKernel {
+    /// Values per head, once the shapes of queries, keys and values go together.
+    fn head_size(&self, query: [usize; 2], [key, value]: [[usize; 2]; 2]) -> ort::Result<usize> {
+        let [tokens, width] = query;
         if !width.is_multiple_of(self.num_heads) || width == 0 {
             return Err(refuse(format!(
                 "rows of `{width}` values cannot be split into `{}` heads; \
@@ -112,22 +194,33 @@ impl Kernel for AttentionKernel {
             )));
         }
         let head_size = width / self.num_heads;
-        let args = PackedAttention {
-            query: Strided::contiguous(query, width),
-            key: Strided::contiguous(key, width),
-            value: Strided::contiguous(value, width),
-            cu_seqlens: cu_seqlens.try_extract_tensor::<i32>()?.1,
-            num_heads: self.num_heads,
-            head_size,
-            scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
-        };
-        let mut out = output(context, [tokens, width])?;
-        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let execution = Execution {
-            isa: self.isa,
-            parallel: &SessionPool(context),
-        };
-        attention(&args, execution, out).map_err(|error| refuse(error.to_string()))
+        let kv_width = self.kv_num_heads * head_size;
+        for (name, [rows, columns]) in [("key", key), ("value", value)] {
+            if [rows, columns] != [tokens, kv_width] {
+                let (num_heads, kv_num_heads) = (self.num_heads, self.kv_num_heads);
+                return Err(refuse(format!(
+                    "`{name}` is `[{rows}, {columns}]` but `query` is `[{tokens}, {width}]`; \
+                     with `num_heads` `{num_heads}` and `kv_num_heads` `{kv_num_heads}` \
+                     it must be `[{tokens}, {kv_width}]`"
+                )));
+            }
+        }
+        Ok(head_size)
+    }
+
+    /// The values of `distance_bias`, whose shape must fit the heads.
+    fn distances<'v>(
+        &self,
+        ([rows, columns], values): ([usize; 2], &'v [f32]),
+    ) -> ort::Result<&'v [f32]> {
+        if rows != self.num_heads || columns.is_multiple_of(2) {
+            let num_heads = self.num_heads;
+            return Err(refuse(format!(
+                "`distance_bias` is `[{rows}, {columns}]`; with `{num_heads}` heads it must be \
+                 `[{num_heads}, 2 * D + 1]`, an odd number of distances per head"
+            )));
+        }
+        Ok(values)
     }
 }
 
@@ -163,9 +256,7 @@ impl Operator for PoolingOperator {
                 "`PackedPooling` needs the attribute `pooling`, such as `mean`",
             ));
         };
-        let pooling = name
-            .parse()
-            .map_err(|error: KernelError| refuse(error.to_string()))?;
+        let pooling = name.parse().map_err(refused)?;
         Ok(PoolingKernel {
             pooling,
             isa: Isa::detect(),
@@ -199,7 +290,7 @@ impl Kernel for PoolingKernel {
         let ([_, hidden_size], hidden) = matrix(&hidden, "hidden")?;
         let (_, cu_seqlens) = cu_seqlens.try_extract_tensor::<i32>()?;
         let Some(batch) = cu_seqlens.len().checked_sub(1) else {
-            return Err(refuse(KernelError::CuSeqlensEmpty.to_string()));
+            return Err(refused(KernelError::CuSeqlensEmpty));
         };
         let mut out = output(context, [batch, hidden_size])?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
@@ -212,7 +303,7 @@ impl Kernel for PoolingKernel {
             isa: self.isa,
             parallel: &SessionPool(context),
         };
-        pool(self.pooling, &packed, execution, out).map_err(|error| refuse(error.to_string()))
+        pool(self.pooling, &packed, execution, out).map_err(refused)
     }
 }
 
@@ -240,6 +331,12 @@ fn refuse(message: impl Into<String>) -> ort::Error {
     ort::Error::new_with_code(ort::ErrorCode::InvalidArgument, message)
 }
 
+// By value, as `map_err` hands errors over.
+#[allow(clippy::needless_pass_by_value)]
+fn refused(error: KernelError) -> ort::Error {
+    refuse(error.to_string())
+}
+
 fn input<'c>(context: &'c ComputeContext, at: usize, name: &str) -> ort::Result<ValueRef<'c>> {
     context
         .input(at)?
@@ -260,7 +357,7 @@ fn matrix<'v>(value: &'v ValueRef<'_>, name: &str) -> ort::Result<([usize; 2], &
     let &[rows, columns] = &shape[..] else {
         let found = shape.len();
         return Err(refuse(format!(
-            "`{name}` has `{found}` dimensions; it must be `[T, H]`"
+            "`{name}` has `{found}` dimensions; it must be a matrix"
         )));
     };
     Ok(([rows as usize, columns as usize], values))

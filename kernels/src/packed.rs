@@ -103,7 +103,7 @@ impl<'a> Strided<'a> {
             return Ok(());
         }
         if rows > 1 && self.stride < width {
-            let rule = "at least the width of a row, `num_heads * head_size`";
+            let rule = "at least the width of a row, the number of its heads times `head_size`";
             return Err(KernelError::Size {
                 name,
                 found: self.stride,

@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-/// Aligned memory that grows to the largest block seen: about 0.5 MiB for heads of 64 values,
-/// in proportion to the head size, whatever the length of the sequence.
+/// Aligned memory that grows to the largest block seen: the scores of 192 rows and 256 keys, four
+/// matrices in proportion to the head size and a line of biases, some 0.5 MiB in all for heads of
+/// 64 values, whatever the length of the sequence.
 #[derive(Default)]
 pub(super) struct Scratch {
     lines: Vec<Line>,
@@ -22,6 +23,12 @@ impl Scratch {
     /// Lends this thread's memory.
     pub(super) fn with<R>(use_it: impl FnOnce(&mut Scratch) -> R) -> R {
         SCRATCH.with_borrow_mut(use_it)
+    }
+
+    /// How much memory was needed so far.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.lines.as_slice())
     }
 
     /// Buffers of the given sizes, each at the start of a cache line. Their content is what was

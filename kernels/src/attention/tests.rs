@@ -3,60 +3,105 @@ use crate::{Isa, Parallel, RayonPool};
 use proptest::prelude::*;
 
 /// Queries, keys and values side by side, as one projection would leave them.
+#[derive(Clone)]
 struct Case {
-    qkv: Vec<f32>, // [tokens, 3 * num_heads * head_size]
+    qkv: Vec<f32>, // [tokens, (num_heads + 2 * kv_num_heads) * head_size]
     cu_seqlens: Vec<i32>,
     num_heads: usize,
+    kv_num_heads: usize,
     head_size: usize,
     scale: f32,
+    mask: Mask,
+    alibi_slopes: Option<Vec<f32>>,
+    distances: Option<Vec<f32>>,
+}
+
+/// Numbers uniform between -2 and 2, so that scores of a head of 64 spread over about +-10.
+fn numbers(mut seed: u64) -> impl FnMut() -> f32 {
+    move || {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        (seed >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+    }
 }
 
 impl Case {
-    fn new(lengths: &[usize], num_heads: usize, head_size: usize, mut seed: u64) -> Self {
+    fn new(lengths: &[usize], num_heads: usize, head_size: usize, seed: u64) -> Self {
+        Self::grouped(lengths, [num_heads, num_heads, head_size], seed)
+    }
+
+    fn grouped(
+        lengths: &[usize],
+        [num_heads, kv_num_heads, head_size]: [usize; 3],
+        seed: u64,
+    ) -> Self {
         let mut cu_seqlens = vec![0];
         for &length in lengths {
             cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + length as i32);
         }
         let tokens: usize = lengths.iter().sum();
-        // Uniform between -2 and 2, so that scores of a head of 64 spread over about +-10.
-        let mut next = || {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963);
-            (seed >> 40) as f32 / (1u64 << 22) as f32 - 2.0
-        };
-        let qkv = (0..tokens * 3 * num_heads * head_size)
+        let mut next = numbers(seed);
+        let qkv = (0..tokens * (num_heads + 2 * kv_num_heads) * head_size)
             .map(|_| next())
             .collect();
-        let scale = 1.0 / (head_size as f32).sqrt();
         Self {
             qkv,
             cu_seqlens,
             num_heads,
+            kv_num_heads,
             head_size,
-            scale,
+            scale: 1.0 / (head_size as f32).sqrt(),
+            mask: Mask::default(),
+            alibi_slopes: None,
+            distances: None,
         }
+    }
+
+    /// Values per token.
+    fn stride(&self) -> usize {
+        (self.num_heads + 2 * self.kv_num_heads) * self.head_size
     }
 
     fn args(&self) -> PackedAttention<'_> {
-        let width = self.num_heads * self.head_size;
-        let part = |i: usize| Strided {
-            values: self.qkv.get(i * width..).unwrap_or(&[]),
-            stride: 3 * width,
+        let part = |head: usize| Strided {
+            values: self.qkv.get(head * self.head_size..).unwrap_or(&[]),
+            stride: self.stride(),
         };
         PackedAttention {
             query: part(0),
-            key: part(1),
-            value: part(2),
+            key: part(self.num_heads),
+            value: part(self.num_heads + self.kv_num_heads),
             cu_seqlens: &self.cu_seqlens,
             num_heads: self.num_heads,
+            kv_num_heads: self.kv_num_heads,
             head_size: self.head_size,
             scale: self.scale,
+            mask: self.mask,
+            bias: Bias {
+                alibi_slopes: self.alibi_slopes.as_deref(),
+                distances: self.distances.as_deref(),
+            },
         }
     }
 
+    /// The same attention over one of the sequences alone.
+    fn alone(&self, sequence: usize) -> Self {
+        let tokens = self.cu_seqlens[sequence] as usize..self.cu_seqlens[sequence + 1] as usize;
+        Self {
+            qkv: self.qkv[tokens.start * self.stride()..tokens.end * self.stride()].to_vec(),
+            cu_seqlens: vec![0, tokens.len() as i32],
+            ..self.clone()
+        }
+    }
+
+    fn out(&self) -> Vec<f32> {
+        let tokens = self.cu_seqlens[self.cu_seqlens.len() - 1] as usize;
+        vec![f32::NAN; tokens * self.num_heads * self.head_size]
+    }
+
     fn plain(&self) -> Vec<f32> {
-        let mut out = vec![f32::NAN; self.qkv.len() / 3];
+        let mut out = self.out();
         attention_plain(&self.args(), &mut out).unwrap();
         out
     }
@@ -66,7 +111,7 @@ impl Case {
     }
 
     fn run(&self, execution: Execution<'_>) -> Vec<f32> {
-        let mut out = vec![f32::NAN; self.qkv.len() / 3];
+        let mut out = self.out();
         attention(&self.args(), execution, &mut out).unwrap();
         out
     }
@@ -92,7 +137,8 @@ fn assert_is_the_definition(case: &Case) {
     let plain = case.plain();
     for isa in Isa::available() {
         let found = difference(&plain, &case.fast(isa));
-        let shape = (&case.cu_seqlens, case.num_heads, case.head_size);
+        let heads = (case.num_heads, case.kv_num_heads, case.head_size);
+        let shape = (&case.cu_seqlens, heads, case.mask);
         assert!(
             found <= 2.0 * TOLERANCE,
             "{} {shape:?}: {found:e}",
@@ -131,9 +177,8 @@ fn two_tokens_by_hand() {
     let case = Case {
         qkv: qkv.to_vec(),
         cu_seqlens: vec![0, 2],
-        num_heads: 1,
-        head_size: 1,
         scale: 1.0,
+        ..Case::new(&[], 1, 1, 0)
     };
     assert_eq!(case.plain(), [7.0, 7.0]);
     for isa in Isa::available() {
@@ -155,26 +200,15 @@ impl Parallel for Backwards {
 fn alone_or_in_a_batch_the_bits_are_the_same() {
     let lengths = [5, 300, 16, 1, 0, 77, 1000];
     let batch = Case::new(&lengths, 4, 48, 11);
-    let width = 4 * 48;
     for isa in Isa::available() {
         let together = batch.fast(isa);
         for parallel in [&RayonPool as &dyn Parallel, &Backwards] {
             assert_eq!(together, batch.run(Execution { isa, parallel }));
         }
-        for tokens in CuSeqlens::new(&batch.cu_seqlens, lengths.iter().sum())
-            .unwrap()
-            .ranges()
-        {
-            let alone = Case {
-                qkv: batch.qkv[tokens.start * 3 * width..tokens.end * 3 * width].to_vec(),
-                cu_seqlens: vec![0, tokens.len() as i32],
-                ..Case::new(&[], 4, 48, 0)
-            };
-            assert_eq!(
-                together[tokens.start * width..tokens.end * width],
-                alone.fast(isa)
-            );
-        }
+        let alone: Vec<f32> = (0..lengths.len())
+            .flat_map(|sequence| batch.alone(sequence).fast(isa))
+            .collect();
+        assert_eq!(together, alone);
     }
 }
 
@@ -265,6 +299,32 @@ fn bad_arguments_are_refused() {
             rule,
         },
     );
+    for (kv_num_heads, expected) in [
+        (
+            0,
+            KernelError::Size {
+                name: "kv_num_heads",
+                found: 0,
+                rule,
+            },
+        ),
+        (
+            3,
+            KernelError::KvHeads {
+                kv_num_heads: 3,
+                num_heads: 2,
+            },
+        ),
+    ] {
+        check(
+            PackedAttention {
+                kv_num_heads,
+                ..args
+            },
+            112,
+            expected,
+        );
+    }
     check(
         PackedAttention {
             scale: f32::INFINITY,
@@ -299,3 +359,48 @@ fn bad_arguments_are_refused() {
         },
     );
 }
+
+#[test]
+fn bad_biases_are_refused() {
+    let case = Case::new(&[3, 4], 2, 8, 1);
+    let check = |bias: Bias<'_>, expected: KernelError| {
+        let args = PackedAttention {
+            bias,
+            ..case.args()
+        };
+        let mut out = case.out();
+        assert_eq!(attention_plain(&args, &mut out), Err(expected.clone()));
+        let execution = Execution::sequential(Isa::detect());
+        assert_eq!(attention(&args, execution, &mut out), Err(expected));
+    };
+    let slopes = |values| Bias {
+        alibi_slopes: Some(values),
+        distances: None,
+    };
+    let table = |values| Bias {
+        alibi_slopes: None,
+        distances: Some(values),
+    };
+    let num_heads = 2;
+    let found = 3;
+    check(
+        slopes(&[0.5; 3]),
+        KernelError::AlibiSlopes { found, num_heads },
+    );
+    // No distance, a share of one, and an even number of them per head.
+    for (values, found) in [(&[0.0; 0][..], 0), (&[0.0; 3], 3), (&[0.0; 4], 4)] {
+        check(
+            table(values),
+            KernelError::DistanceBias { found, num_heads },
+        );
+    }
+    let found = f32::NEG_INFINITY;
+    for (bias, name) in [
+        (slopes(&[0.5, found]), "alibi_slopes"),
+        (table(&[0.5, found]), "distance_bias"),
+    ] {
+        check(bias, KernelError::NonFiniteBias { name, found });
+    }
+}
+
+mod features;
