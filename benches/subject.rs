@@ -63,6 +63,7 @@ impl Subject {
             id: MODEL,
             revision: None,
             weights: Weights::Checkpoint,
+            entry: None,
         };
         let dir = provision::model(&config, &request, &progress)?.dir;
         let runtime = Runtime::load(&library.path)?;

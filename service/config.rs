@@ -12,6 +12,7 @@ mod validate;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use environment::Environment;
@@ -19,6 +20,8 @@ pub use layers::{Layers, Origin, Typed};
 pub use model::{ModelEntry, ModelLocation, served_name};
 pub use settings::{OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
+
+use retort_models::Catalog;
 
 use crate::provision::ProvisionConfig;
 pub use crate::provision::Secret;
@@ -41,6 +44,8 @@ pub struct Config {
     pub provision: ProvisionConfig,
     /// The models to serve; names and aliases are unique over all of them. Never empty.
     pub models: Vec<ModelEntry>,
+    /// The models that are known by name, the user's own included.
+    pub catalog: Arc<Catalog>,
 }
 
 /// Where and how the service listens.
@@ -151,9 +156,10 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
         layers.apply_file(path, &text)?;
     }
-    let warnings = layers.apply_environment(&inputs.environment)?;
+    let mut warnings = layers.apply_environment(&inputs.environment)?;
     layers.apply_flags(&inputs.flags)?;
     let config = validate::validate(&layers, &inputs.environment, inputs.purpose)?;
+    warnings.extend(model::doubts(&config.models, &config.catalog));
     Ok(Loaded {
         config,
         layers,

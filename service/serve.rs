@@ -109,6 +109,7 @@ impl Core {
             id: &id,
             revision: entry.revision.as_deref(),
             weights: Weights::Checkpoint,
+            entry: entry.published(),
         };
         let files = provision::model(&config.provision, &request, progress)?;
         self.engine.found(
@@ -134,10 +135,16 @@ impl Core {
             max_tokens: entry.max_tokens,
             pooling: entry.pooling,
         };
-        EncoderModel::load(dir, &options).map_err(|error| StartError {
-            message: format!("model `{}` cannot be loaded: {error}", entry.name),
-            hint: None,
-        })
+        let options = match &entry.known {
+            Some(known) => known.complete(dir, options),
+            None => Ok(options),
+        };
+        options
+            .and_then(|options| EncoderModel::load(dir, &options))
+            .map_err(|error| StartError {
+                message: format!("model `{}` cannot be loaded: {error}", entry.name),
+                hint: None,
+            })
     }
 }
 

@@ -7,6 +7,7 @@ compile_error!("big-endian machines are not supported");
 
 pub mod architectures;
 pub mod batch;
+pub mod catalog;
 pub mod checkpoint;
 pub mod encoder;
 pub mod error;
@@ -21,6 +22,7 @@ mod static_embedding;
 pub mod tokenizer;
 
 pub use batch::{Batch, Encoding};
+pub use catalog::{Catalog, CatalogError};
 pub use encoder::Encode;
 pub use error::{Error, Result};
 pub use heads::{Head, Heads, MultiVector, Output, SparseVector};

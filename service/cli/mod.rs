@@ -67,7 +67,7 @@ enum Command {
     Pull(pull::PullArgs),
     /// Turn texts into vectors without a server
     Embed(embed::EmbedArgs),
-    /// List the configured models and whether they are on this machine
+    /// List the known and the configured models, and which are on this machine
     Models(models::ModelsArgs),
     /// Ask a running server what it serves
     Ps(ps::PsArgs),

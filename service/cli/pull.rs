@@ -14,7 +14,7 @@ use crate::provision::{self, ModelRequest, Progress, Weights};
 /// Flags of `retort pull`.
 #[derive(Args)]
 pub struct PullArgs {
-    /// What to fetch, as `id[@revision]`; the configured models when none is named
+    /// What to fetch, as `name` or `id[@revision]`; the configured models when none is named
     #[arg(value_name = "MODEL")]
     models: Vec<String>,
     /// Fetch only models, not ONNX Runtime
@@ -55,6 +55,7 @@ pub fn run(mut args: PullArgs, context: &Context) -> Result<ExitCode, Failure> {
             id: &id,
             revision,
             weights: Weights::Checkpoint,
+            entry: model.published(),
         };
         let files = provision::model(&config.provision, &request, &progress)?;
         pulled.push(Pulled {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use retort_models::Pooling;
+use retort_models::catalog::{Catalog, Entry};
 
 use super::Error;
 
@@ -14,7 +15,8 @@ const NAME_CHARS_MAX: usize = 100;
 pub struct ModelEntry {
     /// The name it is served under.
     pub name: String,
-    /// Other names it answers to: the configured ones and, unless another model has it too, the id.
+    /// Other names it answers to: the configured ones and, unless another model has them too, the
+    /// id and what the catalogue calls it.
     pub aliases: Vec<String>,
     /// Where its files are.
     pub location: ModelLocation,
@@ -26,6 +28,31 @@ pub struct ModelEntry {
     pub pooling: Option<Pooling>,
     /// Whether the service stops when it cannot be loaded.
     pub required: bool,
+    /// What the catalogue says of it, if it is in there.
+    pub known: Option<Entry>,
+    /// Whether it was asked for by its name in the catalogue, and not by an id.
+    pub by_name: bool,
+}
+
+impl ModelEntry {
+    /// The entry that says what to fetch. An id means that very repository on every hub; only a
+    /// name leaves it to the catalogue.
+    pub fn published(&self) -> Option<&Entry> {
+        self.known.as_ref().filter(|_| self.by_name)
+    }
+
+    /// The names that need no configuration: the id, and what the catalogue calls it.
+    fn implied(&self) -> Vec<String> {
+        let id = self.location.id();
+        let known = self.known.iter().flat_map(|entry| {
+            // Who writes an id is served under its last part; further names would be a surprise.
+            let aliases = usize::from(self.by_name) * entry.aliases.len();
+            entry.names().take(1 + aliases).map(String::from)
+        });
+        let mut implied: Vec<String> = std::iter::once(id).chain(known).collect();
+        implied.retain(|name| *name != self.name && !self.aliases.contains(name));
+        implied
+    }
 }
 
 /// Where a model's files are.
@@ -114,8 +141,8 @@ pub fn check_name(name: &str) -> Result<(), Error> {
         .with_hint("give another with `name` in its `[[model]]`, or `--model name=id`"))
 }
 
-/// Makes every name lead to one model: two that claim the same are an error, and an id that two
-/// models share is nobody's alias.
+/// Makes every name lead to one model: two that claim the same are an error, and an implied name
+/// that two models share, such as the id of both, is nobody's alias.
 ///
 /// # Errors
 /// When two models have a name or an alias in common.
@@ -134,14 +161,32 @@ pub fn settle_names(models: &mut [ModelEntry]) -> Result<(), Error> {
             }
         }
     }
-    let ids: Vec<String> = models.iter().map(|model| model.location.id()).collect();
-    for (model, id) in models.iter_mut().zip(&ids) {
-        let is_unique = ids.iter().filter(|other| *other == id).count() == 1;
-        if is_unique && !owners.contains_key(id) {
-            model.aliases.push(id.clone());
-        }
+    let implied: Vec<Vec<String>> = models.iter().map(ModelEntry::implied).collect();
+    let is_free = |name: &String| {
+        let claims = implied.iter().filter(|names| names.contains(name)).count();
+        claims == 1 && !owners.contains_key(name)
+    };
+    for (model, names) in models.iter_mut().zip(&implied) {
+        model
+            .aliases
+            .extend(names.iter().filter(|name| is_free(name)).cloned());
     }
     Ok(())
+}
+
+/// Warnings about models that look like misspelt names of the catalogue: a hub is asked for them
+/// all the same, as old models there have no organisation.
+pub fn doubts(models: &[ModelEntry], catalog: &Catalog) -> Vec<String> {
+    let doubt = |model: &ModelEntry| match &model.location {
+        ModelLocation::Hub(id) if !id.contains('/') => catalog.near(id).first().map(|near| {
+            format!(
+                "the catalogue has no model `{id}`, so a hub is asked for one of that very name; \
+                 did you mean `{near}`?"
+            )
+        }),
+        _ => None,
+    };
+    models.iter().filter_map(doubt).collect()
 }
 
 #[cfg(test)]
@@ -157,6 +202,8 @@ mod tests {
             max_tokens: None,
             pooling: None,
             required: true,
+            known: None,
+            by_name: false,
         }
     }
 

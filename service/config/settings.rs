@@ -57,7 +57,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "MODEL",
         variables: &["RETORT_MODEL", "RETORT_MODELS"],
         scope: Scope::Models,
-        help: "Model: hub id or directory, as `[name=]id[@revision]`; repeat for several",
+        help: "Model: name, hub id or directory, as `[name=]id[@revision]`; repeat for several",
     },
     Setting {
         key: "models.sources",
@@ -66,6 +66,14 @@ pub const SETTINGS: &[Setting] = &[
         variables: &["RETORT_MODEL_SRC", "XINFERENCE_MODEL_SRC"],
         scope: Scope::Models,
         help: "Where to look for models: a single one goes first, several are tried in order",
+    },
+    Setting {
+        key: "models.catalog_dir",
+        flag: "catalog-dir",
+        value_name: "DIR",
+        variables: &["RETORT_CATALOG_DIR"],
+        scope: Scope::Models,
+        help: "Your own entries of the model catalogue, one TOML file each",
     },
     Setting {
         key: "models.cache_dir",

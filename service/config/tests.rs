@@ -399,3 +399,86 @@ fn no_flag_or_variable_is_used_twice() {
     names.dedup();
     assert_eq!(names.len(), count);
 }
+
+mod catalogue {
+    use super::*;
+
+    fn models(names: &str) -> Vec<ModelEntry> {
+        let mut inputs = inputs();
+        inputs.flags = vec![flag("model", names)];
+        let loaded = load(&inputs).unwrap_or_else(|error| panic!("{error}"));
+        loaded.config.models
+    }
+
+    #[test]
+    fn a_name_means_the_published_model_served_under_that_name() {
+        let [model] = &models("Jina-Reranker-V2")[..] else {
+            panic!("one model");
+        };
+        let id = "jinaai/jina-reranker-v2-base-multilingual";
+        assert_eq!(model.location, ModelLocation::Hub(id.into()));
+        assert_eq!(model.name, "jina-reranker-v2");
+        let aliases = [id, "jina-reranker-v2-base-multilingual"];
+        assert_eq!(model.aliases, aliases);
+        assert_eq!(model.revision, None, "the catalogue's is no one's wish");
+        let published = model.published().expect("a known model");
+        assert!(published.huggingface.revision.is_some());
+        assert_eq!(models("m=jina-reranker-v2")[0].name, "m");
+    }
+
+    #[test]
+    fn an_id_means_that_repository_and_is_known_all_the_same() {
+        let id = "jinaai/jina-reranker-v2-base-multilingual";
+        let [model] = &models(id)[..] else {
+            panic!("one model");
+        };
+        assert_eq!(model.name, "jina-reranker-v2-base-multilingual");
+        assert_eq!(model.aliases, [id, "jina-reranker-v2"]);
+        assert_eq!(model.published(), None);
+        assert!(model.known.is_some());
+        assert_eq!(models("acme/own")[0].known, None);
+    }
+
+    #[test]
+    fn a_model_by_name_and_by_id_is_one_model_twice() {
+        let mut inputs = inputs();
+        inputs.flags = vec![flag("model", "bge-m3,BAAI/bge-m3")];
+        let message = error_of(load(&inputs)).message;
+        assert!(
+            message.contains("the name `bge-m3` is claimed"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_misspelt_name_is_warned_about() {
+        let mut inputs = inputs();
+        inputs.flags = vec![flag("model", "bge-m4,gpt2")];
+        let loaded = load(&inputs).unwrap_or_else(|error| panic!("{error}"));
+        let [warning] = &loaded.warnings[..] else {
+            panic!("one warning: {:?}", loaded.warnings);
+        };
+        assert!(warning.contains("`bge-m4`") && warning.contains("did you mean `bge-m3`"));
+    }
+
+    #[test]
+    fn a_users_entry_replaces_a_compiled_one_and_a_bad_one_is_named() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("m3.toml");
+        let entry = "name = \"bge-m3\"\ntask = \"embed\"\nfamily = \"bert\"\nheads = [\"dense\"]\n\
+                     dimensions = 8\nmax_tokens = 16\nlanguages = [\"en\"]\n[huggingface]\n\
+                     id = \"acme/m3\"\n";
+        std::fs::write(&file, entry).expect("a written file");
+        let mut inputs = inputs();
+        let folder = directory.path().display().to_string();
+        inputs.flags = vec![flag("model", "bge-m3"), flag("models.catalog_dir", &folder)];
+        let loaded = load(&inputs).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.config.models[0].location.id(), "acme/m3");
+
+        std::fs::write(&file, entry.replace("max_tokens", "max_length")).expect("a written file");
+        let error = error_of(load(&inputs));
+        assert!(error.message.contains("m3.toml") && error.message.contains("max_length"));
+        let hint = error.hint.unwrap_or_default();
+        assert!(hint.contains("--catalog-dir"), "{hint}");
+    }
+}

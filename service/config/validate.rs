@@ -3,12 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::layers::{Layers, Origin};
-use retort_models::Pooling;
+use retort_models::{Catalog, Pooling};
 
 use super::model::{self, ModelEntry};
 use super::settings::{MODEL, setting};
@@ -34,6 +36,7 @@ pub fn validate(
         .try_into()
         .map_err(|error: toml::de::Error| Error::new(error.message()))?;
     let rules = Rules { layers };
+    let catalog = rules.catalog(&raw.models.catalog_dir)?;
     let config = Config {
         server: rules.server(&raw.server)?,
         limits: rules.limits(&raw.limits)?,
@@ -44,7 +47,8 @@ pub fn validate(
             _ => return Err(rules.wrong("embeddings.token_ids", "must be `cl100k` or `model`")),
         },
         provision: rules.provision(&raw, environment)?,
-        models: rules.models(&raw.model, environment)?,
+        models: rules.models(&raw.model, &catalog, environment)?,
+        catalog: Arc::new(catalog),
     };
     if purpose == Purpose::Serve {
         refuse_open_door(&config.server, raw.server.allow_public)?;
@@ -105,6 +109,7 @@ struct RawRuntime {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawModels {
+    catalog_dir: String,
     cache_dir: String,
     sources: Vec<String>,
     offline: bool,
@@ -271,9 +276,21 @@ impl Rules<'_> {
         Ok(provision)
     }
 
+    fn catalog(&self, folder: &str) -> Result<Catalog, Error> {
+        let compiled = Catalog::compiled();
+        let catalog = match folder {
+            "" => compiled,
+            folder => compiled.and_then(|catalog| catalog.with_folder(Path::new(folder))),
+        };
+        catalog.map_err(|error| {
+            Error::new(error.to_string()).with_hint(self.ways("models.catalog_dir"))
+        })
+    }
+
     fn models(
         &self,
         raw: &[RawModel],
+        catalog: &Catalog,
         environment: &Environment,
     ) -> Result<Vec<ModelEntry>, Error> {
         if raw.is_empty() {
@@ -281,11 +298,14 @@ impl Rules<'_> {
         }
         let mut models = Vec::with_capacity(raw.len());
         for raw in raw {
-            let location = model::location(&raw.id, environment.home())?;
-            let name = if raw.name.is_empty() {
-                model::served_name(&raw.id)
-            } else {
-                &raw.name
+            let named = catalog.by_name(&raw.id);
+            let known = named.or_else(|| catalog.by_hub_id(&raw.id));
+            let id = named.map_or(&raw.id, |entry| &entry.huggingface.id);
+            let location = model::location(id, environment.home())?;
+            let name = match named {
+                _ if !raw.name.is_empty() => &raw.name,
+                Some(entry) => &*entry.name,
+                None => model::served_name(&raw.id),
             };
             model::check_name(name)?;
             raw.aliases
@@ -313,6 +333,8 @@ impl Rules<'_> {
                 max_tokens: or_none(usize::try_from(raw.max_tokens).unwrap_or_default()),
                 pooling,
                 required: raw.required,
+                known: known.cloned(),
+                by_name: named.is_some(),
             });
         }
         model::settle_names(&mut models)?;

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use retort_models::catalog::Entry;
+
 use super::{
     cache,
     config::{ModelSource, Network, ProvisionConfig},
@@ -24,6 +26,28 @@ pub struct ModelRequest<'a> {
     pub revision: Option<&'a str>,
     /// Which kind of weights.
     pub weights: Weights,
+    /// What the catalogue says of it, when the model was asked for by its name there.
+    pub entry: Option<&'a Entry>,
+}
+
+impl ModelRequest<'_> {
+    /// What to ask one source for. Hubs have the same model under different names, and a revision
+    /// of one hub means nothing on another.
+    fn at(&self, source: ModelSource) -> Self {
+        let repository = self.entry.and_then(|entry| match source {
+            ModelSource::HuggingFace => Some(&entry.huggingface),
+            ModelSource::ModelScope => entry.modelscope.as_ref(),
+            ModelSource::PyPi => None,
+        });
+        match repository {
+            Some(repository) => Self {
+                id: &repository.id,
+                revision: self.revision.or(repository.revision.as_deref()),
+                ..*self
+            },
+            None => *self,
+        }
+    }
 }
 
 /// A model's files on this machine.
@@ -148,11 +172,13 @@ fn cached(
     source: ModelSource,
     request: &ModelRequest<'_>,
 ) -> Option<Cached> {
-    match source {
+    let look_up = |request: &ModelRequest<'_>| match source {
         ModelSource::HuggingFace => hub::cached(config, request),
         ModelSource::ModelScope => modelscope::cached(config, request),
         ModelSource::PyPi => pypi_model::cached(config, request).map(Cached::Complete),
-    }
+    };
+    // The catalogue names what to fetch. What another tool fetched of the same model does as well.
+    look_up(&request.at(source)).or_else(|| look_up(request))
 }
 
 fn fetch(
@@ -161,6 +187,7 @@ fn fetch(
     request: &ModelRequest<'_>,
     progress: &Progress,
 ) -> Result<ModelFiles, SourceError> {
+    let request = &request.at(source);
     let found = match source {
         ModelSource::HuggingFace => hub::fetch(config, request, progress),
         ModelSource::ModelScope => modelscope::fetch(config, request, progress),
@@ -253,7 +280,7 @@ fn not_cached(config: &ProvisionConfig, request: &ModelRequest<'_>, by: &str) ->
     let looked_in = |source: &ModelSource| {
         let place = match source {
             ModelSource::HuggingFace => hub::folder(config, request.id),
-            ModelSource::ModelScope => modelscope::folder(config, request),
+            ModelSource::ModelScope => modelscope::folder(config, &request.at(*source)),
             ModelSource::PyPi => pypi_model::cache_root(config),
         };
         let revision = request

@@ -56,6 +56,7 @@ pub fn minilm() -> PathBuf {
             id: "sentence-transformers/all-MiniLM-L6-v2",
             revision: None,
             weights: Weights::Checkpoint,
+            entry: None,
         };
         provision::model(&config(&[]).provision, &request, &Progress::stderr())
             .unwrap_or_else(|error| panic!("{error}"))

@@ -68,6 +68,7 @@ fn request(id: &str) -> ModelRequest<'_> {
         id,
         revision: None,
         weights: Weights::Checkpoint,
+        entry: None,
     }
 }
 

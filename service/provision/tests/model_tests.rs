@@ -1,5 +1,9 @@
 //! Which place a model comes from, and what is said when none has it.
 
+use std::path::Path;
+
+use retort_models::catalog::Entry;
+
 use super::{
     super::{
         ModelOrigin, ModelRequest, ModelSource, Network, Progress, ProvisionConfig, cache_report,
@@ -234,4 +238,41 @@ fn the_report_lists_models_of_every_cache() {
     let probes = probe_sources(&config);
     assert_eq!(probes.len(), 1);
     assert!(probes[0].result.is_ok());
+}
+
+#[test]
+fn a_name_of_the_catalogue_is_another_one_on_each_hub() {
+    let root = tempfile::tempdir().unwrap();
+    let text = format!(
+        "name = \"tiny\"\ntask = \"embed\"\nfamily = \"bert\"\nheads = [\"dense\"]\n\
+         dimensions = 8\nmax_tokens = 16\nlanguages = [\"en\"]\n\
+         [huggingface]\nid = \"acme/other\"\nrevision = \"v1\"\n\
+         [modelscope]\nid = \"{MODEL}\"\n"
+    );
+    let entry = Entry::parse(Path::new("tiny.toml"), &text).unwrap();
+    let repository = Repository::embedder();
+    let hub = FakeHub::new(move |seen| repository.modelscope(seen));
+    let sources = |config: ProvisionConfig| ProvisionConfig {
+        model_sources: vec![ModelSource::HuggingFace, ModelSource::ModelScope],
+        ..config
+    };
+    let config = sources(config(root.path(), &hub.endpoint()));
+    let request = ModelRequest {
+        entry: Some(&entry),
+        ..request("acme/other")
+    };
+    let found = model(&config, &request, &Progress::silent()).unwrap();
+    assert_eq!(found.origin, ModelOrigin::Fetched(ModelSource::ModelScope));
+    let targets: Vec<String> = hub.seen().into_iter().map(|seen| seen.target).collect();
+    let asks = |parts: [&str; 2]| {
+        let fits = |target: &&String| parts.iter().all(|part| target.contains(part));
+        targets.iter().any(|target| fits(&target))
+    };
+    assert!(asks(["acme/other", "v1"]), "{targets:?}");
+    assert!(asks(["/api/v1/", MODEL]), "{targets:?}");
+
+    // Without the network it is found again, under the name it was asked for by.
+    let again = sources(offline(root.path(), &hub.endpoint()));
+    let found = model(&again, &request, &Progress::silent()).unwrap();
+    assert_eq!(found.origin, ModelOrigin::Cache(ModelSource::ModelScope));
 }
