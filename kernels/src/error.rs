@@ -115,15 +115,18 @@ pub enum RowFault {
     ZeroNorm,
 }
 
+/// The names of all poolings, for people.
+fn poolings() -> String {
+    let known: Vec<&str> = crate::Pooling::ALL.iter().map(|p| p.name()).collect();
+    format!("`{}`", known.join("`, `"))
+}
+
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CuSeqlensEmpty => {
-                write!(
-                    f,
-                    "`cu_seqlens` is empty; it needs one entry more than sequences, first `0`"
-                )
-            }
+            Self::CuSeqlensEmpty => f.write_str(
+                "`cu_seqlens` is empty; it needs one entry more than sequences, first `0`",
+            ),
             Self::CuSeqlensStart { first } => {
                 write!(f, "`cu_seqlens` starts at `{first}`; it must start at `0`")
             }
@@ -180,12 +183,7 @@ impl fmt::Display for KernelError {
                 write!(f, "`{name}` holds `{found}`; biases must be finite numbers")
             }
             Self::UnknownPooling { name } => {
-                let known: Vec<&str> = crate::Pooling::ALL.iter().map(|p| p.name()).collect();
-                write!(
-                    f,
-                    "unknown pooling `{name}`; use one of `{}`",
-                    known.join("`, `")
-                )
+                write!(f, "unknown pooling `{name}`; use one of {}", poolings())
             }
             Self::Dimensions { asked, available } => write!(
                 f,

@@ -2,8 +2,11 @@
 //! Reference implementation: `BertModel` of transformers.
 
 use super::heads::{BERT_CLASSIFIER, BERT_LANGUAGE_MODEL};
+use super::layout::linear;
+use super::sizes::COMMON_KEYS;
 use super::{
-    Accepted, Architecture, Attention, FeedForward, FirstPosition, Norm, Positions, WeightNames,
+    Accepted, Architecture, Attention, Bias, Distance, FeedForward, FirstPosition, Layout, Mask,
+    Norm, NormKind, NormOrder, Positions, QkNorm, Qkv, RemoteCode, Scales, TokenTypes,
 };
 
 /// `BertModel`.
@@ -11,33 +14,51 @@ pub const BERT: Architecture = Architecture {
     name: "bert",
     model_types: &["bert"],
     class_prefixes: &["Bert", "HF_ColBERT"],
+    remote_code: RemoteCode::NONE,
+    keys: COMMON_KEYS,
     positions: Positions::Absolute {
         first: FirstPosition::Zero,
     },
-    token_types: true,
-    norm: Norm::Post,
-    feed_forward: FeedForward::Plain,
-    attention: Attention::Bidirectional,
-    weights: HF_BERT_NAMES,
+    token_types: TokenTypes::Present,
+    scales: Scales::NONE,
+    norm: Norm {
+        kind: NormKind::LayerNorm,
+        order: NormOrder::Post,
+    },
+    attention: Attention {
+        mask: Mask::Bidirectional,
+        distance: Distance::Ignored,
+        windows: None,
+    },
+    layouts: &[HF_BERT],
     classifier: Some(&BERT_CLASSIFIER),
     language_model: Some(&BERT_LANGUAGE_MODEL),
     accepted: &[("position_embedding_type", Accepted::Texts(&["absolute"]))],
 };
 
 /// As `BertModel` names its parameters; models with a head put `bert.` before them.
-pub(super) const HF_BERT_NAMES: WeightNames = WeightNames {
+pub(super) const HF_BERT: Layout = Layout {
     prefixes: &["", "bert."],
     word_embeddings: "embeddings.word_embeddings.weight",
     position_embeddings: "embeddings.position_embeddings.weight",
     token_type_embeddings: "embeddings.token_type_embeddings.weight",
-    embeddings_norm: "embeddings.LayerNorm",
+    embeddings_norm: Some("embeddings.LayerNorm"),
     layer: "encoder.layer.{}.",
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
-    attention_output: "attention.output.dense",
+    qkv: Qkv::Separate([
+        linear("attention.self.query"),
+        linear("attention.self.key"),
+        linear("attention.self.value"),
+    ]),
+    qk_norm: QkNorm::Absent,
+    attention_output: linear("attention.output.dense"),
     attention_norm: "attention.output.LayerNorm",
-    up: "intermediate.dense",
-    down: "output.dense",
-    output_norm: "output.LayerNorm",
+    second_attention_norm: None,
+    feed_forward: FeedForward::Plain {
+        up: linear("intermediate.dense"),
+        down: linear("output.dense"),
+    },
+    feed_forward_norm: "output.LayerNorm",
+    final_norm: None,
+    norm_bias: Bias::Required,
+    relative_positions: "",
 };

@@ -2,15 +2,33 @@
 //! A declaration is data; nothing outside this module compares an architecture's name.
 
 mod bert;
+mod distance;
+mod distilbert;
+mod gte;
 mod heads;
+mod jina_bert;
+mod layout;
+mod minicpm;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 mod positions;
+mod qwen3;
+mod remote_code;
+mod rotary;
 mod settings;
+mod sizes;
 mod static_table;
 mod xlm_roberta;
 
+pub(crate) use distance::{alibi_slopes, buckets};
 pub use heads::{Classifier, ClassifierPooling, LanguageModel, Step};
+pub use layout::{Bias, FeedForward, Halves, Layout, Linear, QkNorm, Qkv};
 pub use positions::{FirstPosition, PositionIds, Positions};
-pub use settings::{Accepted, Sizes};
+pub use remote_code::RemoteCode;
+pub use rotary::{Rotary, RotarySettings, Theta};
+pub use settings::Accepted;
+pub use sizes::{ActivationSetting, Epsilon, Keys, LayerAttention, Scales, Sizes};
 pub use static_table::StaticFamily;
 pub(crate) use static_table::find as find_static;
 
@@ -18,7 +36,18 @@ use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 
 /// Every known family.
-pub const ARCHITECTURES: &[&Architecture] = &[&bert::BERT, &xlm_roberta::XLM_ROBERTA];
+pub const ARCHITECTURES: &[&Architecture] = &[
+    &bert::BERT,
+    &xlm_roberta::XLM_ROBERTA,
+    &distilbert::DISTILBERT,
+    &modernbert::MODERNBERT,
+    &nomic_bert::NOMIC_BERT,
+    &jina_bert::JINA_BERT,
+    &gte::GTE,
+    &mpnet::MPNET,
+    &qwen3::QWEN3,
+    &minicpm::MINICPM,
+];
 
 /// What one family of encoders has.
 #[derive(Debug)]
@@ -30,18 +59,22 @@ pub struct Architecture {
     /// How the Python class names under `architectures` in config.json begin. Forks of a family
     /// often keep its `model_type` and differ only here.
     pub class_prefixes: &'static [&'static str],
+    /// The Python that its checkpoints may bring and that does what is built here.
+    pub remote_code: RemoteCode,
+    /// What config.json calls its sizes.
+    pub keys: Keys,
     /// How a token learns where it is.
     pub positions: Positions,
     /// Whether there are token type embeddings.
-    pub token_types: bool,
-    /// Where the norms are.
+    pub token_types: TokenTypes,
+    /// What vectors are multiplied with on their way.
+    pub scales: Scales,
+    /// What the norms compute and where they are.
     pub norm: Norm,
-    /// The layer after the attention.
-    pub feed_forward: FeedForward,
     /// Which tokens see which.
     pub attention: Attention,
-    /// Where the weights are.
-    pub weights: WeightNames,
+    /// Where the weights are: every way in which they have been stored.
+    pub layouts: &'static [Layout],
     /// What makes logits of token vectors; `None` when that is not implemented.
     pub classifier: Option<&'static Classifier>,
     /// What makes a logit of every vocabulary entry; `None` when that is not implemented.
@@ -50,58 +83,95 @@ pub struct Architecture {
     pub accepted: &'static [(&'static str, Accepted)],
 }
 
-/// Where the norms are.
+/// Whether there are token type embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// After each residual sum, and one after the embeddings.
+pub enum TokenTypes {
+    /// Never.
+    Absent,
+    /// Always; `type_vocab_size` says how many.
+    Present,
+    /// Unless `type_vocab_size` is 0 or absent.
+    Optional,
+}
+
+/// What the norms compute and where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Norm {
+    /// What they compute.
+    pub kind: NormKind,
+    /// Where they are.
+    pub order: NormOrder,
+}
+
+/// What a norm computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Ba et al. 2016.
+    LayerNorm,
+    /// Zhang & Sennrich 2019.
+    RmsNorm,
+}
+
+/// Where the norms of a layer are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// After each residual sum.
     Post,
+    /// Before the attention and before the feed-forward layer.
+    Pre,
+    /// The same, but the first attention has none: the embeddings are normalised already.
+    PreExceptFirst,
 }
 
-/// The layer after the attention.
+/// Which tokens see which, and how well. Scores are divided by the root of the head's width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedForward {
-    /// Up, nonlinearity, down.
-    Plain,
+pub struct Attention {
+    /// Which direction a token sees.
+    pub mask: Mask,
+    /// What the distance of two tokens adds to their score.
+    pub distance: Distance,
+    /// Whether some layers see only a window.
+    pub windows: Option<Windows>,
 }
 
-/// Which tokens see which.
+/// Which direction a token sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// All tokens of a sequence see each other; scores are divided by the root of the head width.
+pub enum Mask {
+    /// All tokens of a sequence see each other.
     Bidirectional,
+    /// A token sees itself and those before it.
+    Causal,
 }
 
-/// Names of tensors. Those of a linear layer or a norm are without `.weight` and `.bias`.
-#[derive(Debug)]
-pub struct WeightNames {
-    /// What may stand before every name, depending on the class that saved the checkpoint.
-    pub prefixes: &'static [&'static str],
-    /// `[vocabulary, hidden]`
-    pub word_embeddings: &'static str,
-    /// `[positions, hidden]`
-    pub position_embeddings: &'static str,
-    /// `[types, hidden]`
-    pub token_type_embeddings: &'static str,
-    /// The norm after the embeddings.
-    pub embeddings_norm: &'static str,
-    /// What stands before the names below; `{}` is the number of the layer.
-    pub layer: &'static str,
-    /// `[hidden, hidden]`
-    pub query: &'static str,
-    /// `[hidden, hidden]`
-    pub key: &'static str,
-    /// `[hidden, hidden]`
-    pub value: &'static str,
-    /// `[hidden, hidden]`
-    pub attention_output: &'static str,
-    /// The norm after the attention.
-    pub attention_norm: &'static str,
-    /// `[intermediate, hidden]`
-    pub up: &'static str,
-    /// `[hidden, intermediate]`
-    pub down: &'static str,
-    /// The norm after the feed-forward layer.
-    pub output_norm: &'static str,
+/// What the distance of two tokens adds to their score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// Nothing.
+    Ignored,
+    /// The distance times a negative slope per head (Press et al. 2021), in both directions.
+    Alibi,
+    /// A learned number per bucket of distances and head (Raffel et al. 2020).
+    Buckets {
+        /// The setting for how many buckets there are.
+        count: &'static str,
+        /// How many there are without it.
+        default: usize,
+        /// The distance from which on all are one bucket.
+        reach: usize,
+    },
+}
+
+/// Layers that see only a window of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// The setting with the width of the window, half of it to either side.
+    pub width: &'static str,
+    /// The setting that lists for each layer what it sees.
+    pub layer_types: &'static str,
+    /// The older setting: every so many layers, from the first on, one sees everything.
+    pub full_every: &'static str,
+    /// What that is without either.
+    pub full_every_default: usize,
 }
 
 /// Finds the declaration that a checkpoint means and the sizes it has.
@@ -120,7 +190,7 @@ pub fn resolve(checkpoint: &Checkpoint) -> Result<(&'static Architecture, Sizes)
 pub(crate) fn position_ids(config: &Config) -> Result<Option<PositionIds>> {
     let known = find(config).ok();
     known
-        .map(|architecture| PositionIds::read(architecture.positions, config))
+        .map(|architecture| PositionIds::read(architecture, config))
         .transpose()
 }
 
@@ -135,28 +205,19 @@ pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {
             .any(|prefix| class.starts_with(prefix))
     };
     let model_type = config.optional_text("model_type")?;
-    let found = ARCHITECTURES.iter().find(|architecture| match model_type {
+    let named = |architecture: &Architecture| match model_type {
         Some(model_type) => architecture.model_types.contains(&model_type),
         None => classes.iter().any(|class| fits(architecture, class)),
-    });
-    let stranger = |architecture: &Architecture| {
-        classes
-            .iter()
-            .copied()
-            .find(|class| !fits(architecture, class))
     };
-    match found {
-        Some(architecture) => match stranger(architecture) {
-            None => Ok(architecture),
-            Some(class) => Err(unknown(config, class)),
-        },
-        None => {
-            let name = model_type
-                .or(classes.first().copied())
-                .unwrap_or("(none named)");
-            Err(unknown(config, name))
+    let mut stranger = None;
+    for architecture in ARCHITECTURES.iter().filter(|known| named(known)) {
+        match classes.iter().find(|class| !fits(architecture, class)) {
+            None => return Ok(architecture),
+            Some(class) => stranger = Some(*class),
         }
     }
+    let name = stranger.or(model_type).or(classes.first().copied());
+    Err(unknown(config, name.unwrap_or("(none named)")))
 }
 
 fn unknown(config: &Config, name: &str) -> Error {

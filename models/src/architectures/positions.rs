@@ -1,5 +1,6 @@
 //! Where the tokens of a sequence are: how a family numbers them, and the numbers of one sequence.
 
+use super::{Architecture, RotarySettings};
 use crate::checkpoint::Config;
 use crate::error::Result;
 
@@ -7,8 +8,12 @@ use crate::error::Result;
 const ROBERTA_PADDING: usize = 1;
 
 /// How a token learns where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Positions {
+    /// Only by what attention makes of distances.
+    Unmarked,
+    /// Queries and keys are turned by an angle that grows with the position (Su et al. 2021).
+    Rotary(RotarySettings),
     /// A learned vector per position.
     Absolute {
         /// Row of the first token.
@@ -30,24 +35,31 @@ pub enum FirstPosition {
 pub struct PositionIds {
     // The token that has no place of its own in a sequence; its position is its own number.
     padding: Option<usize>,
+    // The setting that limits them.
+    key: Option<&'static str>,
 }
+
+/// What most families call their number of positions.
+const MAX_POSITIONS: &str = "max_position_embeddings";
 
 impl PositionIds {
     /// Fills in what a family's rule takes from config.json.
     ///
     /// # Errors
     /// `Error::Checkpoint` when `pad_token_id` is not a whole number.
-    pub fn read(positions: Positions, config: &Config) -> Result<Self> {
-        let padding = match positions {
-            Positions::Absolute { first } => match first {
-                FirstPosition::Zero => None,
-                FirstPosition::AfterPadding => {
-                    let padding = config.optional_count("pad_token_id")?;
-                    Some(padding.unwrap_or(ROBERTA_PADDING))
-                }
-            },
+    pub fn read(architecture: &Architecture, config: &Config) -> Result<Self> {
+        let padding = match architecture.positions {
+            Positions::Absolute {
+                first: FirstPosition::AfterPadding,
+            } => {
+                let padding = config.optional_count("pad_token_id")?;
+                Some(padding.unwrap_or(ROBERTA_PADDING))
+            }
+            _ => None,
         };
-        Ok(Self { padding })
+        let keys = architecture.keys.positions;
+        let key = keys.iter().copied().find(|key| config.get(key).is_some());
+        Ok(Self { padding, key })
     }
 
     /// The position of the first token of a sequence.
@@ -55,13 +67,13 @@ impl PositionIds {
         self.padding.map_or(0, |padding| padding + 1)
     }
 
-    /// The longest sequence that has positions; `None` when config.json has no
-    /// `max_position_embeddings`.
+    /// The longest sequence that has positions; `None` when config.json does not
+    /// say how many positions there are.
     ///
     /// # Errors
     /// `Error::Checkpoint` when it is no number, or leaves no position for a token.
     pub fn limit(self, config: &Config) -> Result<Option<usize>> {
-        let key = "max_position_embeddings";
+        let key = self.key.unwrap_or(MAX_POSITIONS);
         let Some(rows) = config.optional_count(key)? else {
             return Ok(None);
         };
@@ -105,7 +117,11 @@ mod tests {
 
     fn ids(first: FirstPosition, values: Value) -> Result<PositionIds> {
         let config = Config::new(Path::new("config.json"), values)?;
-        PositionIds::read(Positions::Absolute { first }, &config)
+        let architecture = Architecture {
+            positions: Positions::Absolute { first },
+            ..super::super::bert::BERT
+        };
+        PositionIds::read(&architecture, &config)
     }
 
     fn of(ids: PositionIds, tokens: &[i64]) -> Vec<i64> {

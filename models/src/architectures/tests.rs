@@ -141,11 +141,6 @@ fn a_stranger_is_named_and_the_known_are_listed() {
         ("model_type", json!("xlm-roberta-xl"), "`xlm-roberta-xl`"),
         (
             "architectures",
-            json!(["JinaBertForMaskedLM"]),
-            "`JinaBertForMaskedLM`",
-        ),
-        (
-            "architectures",
             json!(["NomicBertModel"]),
             "`NomicBertModel`",
         ),
@@ -179,12 +174,10 @@ fn published_configurations_are_read_or_refused_for_a_reason() {
         ("BAAI__bge-reranker-base", Ok(512)),
         ("BAAI__bge-reranker-large", Ok(512)),
         ("BAAI__bge-reranker-v2-m3", Ok(8192)),
-        ("Alibaba-NLP__gte-multilingual-base", Err("`new`")),
-        (
-            "jinaai__jina-embeddings-v2-base-en",
-            Err("`JinaBertForMaskedLM`"),
-        ),
-        ("Qwen__Qwen3-Reranker-0.6B", Err("`qwen3`")),
+        ("Alibaba-NLP__gte-multilingual-base", Ok(8192)),
+        ("jinaai__jina-embeddings-v2-base-en", Ok(8192)),
+        ("Qwen__Qwen3-Reranker-0.6B", Ok(40960)),
+        ("Qwen__Qwen2.5-0.5B-Instruct", Err("`qwen2`")),
     ] {
         let values = crate::checkpoint::json::read(&dir.join(name).join("config.json")).unwrap();
         match (read(values), expected) {
@@ -197,4 +190,228 @@ fn published_configurations_are_read_or_refused_for_a_reason() {
             (found, _) => panic!("{name}: {found:?}"),
         }
     }
+}
+
+/// The families beyond BERT, each in a configuration as its checkpoints have it.
+fn families() -> Vec<(&'static str, Value)> {
+    let modern = json!({
+        "model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"],
+        "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 4,
+        "intermediate_size": 12, "vocab_size": 10, "max_position_embeddings": 64,
+        "hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 8,
+        "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0, "position_embedding_type": "absolute",
+    });
+    let distil = json!({
+        "model_type": "distilbert", "dim": 8, "n_heads": 2, "n_layers": 1, "hidden_dim": 16,
+        "vocab_size": 10, "max_position_embeddings": 12, "activation": "gelu",
+        "sinusoidal_pos_embds": false,
+    });
+    let code = "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel";
+    let nomic = json!({
+        "model_type": "nomic_bert", "architectures": ["NomicBertModel"],
+        "auto_map": {"AutoModel": code}, "activation_function": "swiglu", "n_embd": 8,
+        "n_head": 2, "n_layer": 1, "n_inner": 12, "n_positions": 8192, "vocab_size": 10,
+        "pad_vocab_size_multiple": 8, "type_vocab_size": 2, "layer_norm_epsilon": 1e-12,
+        "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false,
+        "rotary_scaling_factor": null, "max_trained_positions": 2048, "prenorm": false,
+    });
+    let mut jina = bert();
+    jina["architectures"] = json!(["JinaBertForMaskedLM"]);
+    jina["position_embedding_type"] = json!("alibi");
+    jina["feed_forward_type"] = json!("geglu");
+    let code = "jinaai/jina-bert-implementation--modeling_bert.JinaBertModel";
+    jina["auto_map"] = json!({"AutoModel": code});
+    let mut gte = bert();
+    gte["model_type"] = json!("new");
+    gte["architectures"] = json!(["NewModel"]);
+    gte["position_embedding_type"] = json!("rope");
+    gte["rope_theta"] = json!(20000);
+    gte["rope_scaling"] = json!({"type": "ntk", "factor": 8.0});
+    gte["type_vocab_size"] = json!(0);
+    gte["auto_map"] = json!({"AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"});
+    let mut mpnet = bert();
+    mpnet["model_type"] = json!("mpnet");
+    mpnet["architectures"] = json!(["MPNetForMaskedLM"]);
+    mpnet["position_embedding_type"] = Value::Null;
+    mpnet["relative_attention_num_buckets"] = json!(32);
+    let qwen3 = json!({
+        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
+        "num_hidden_layers": 2, "intermediate_size": 12, "vocab_size": 10,
+        "max_position_embeddings": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000, "sliding_window": 64, "use_sliding_window": false,
+    });
+    let mut minicpm = qwen3.clone();
+    minicpm["model_type"] = json!("minicpm");
+    minicpm["architectures"] = json!(["LayerWiseMiniCPMForCausalLM"]);
+    minicpm["head_dim"] = Value::Null;
+    minicpm["sliding_window"] = Value::Null;
+    minicpm["use_sliding_window"] = Value::Null;
+    minicpm["num_hidden_layers"] = json!(4);
+    minicpm["scale_emb"] = json!(12);
+    minicpm["scale_depth"] = json!(1.5);
+    vec![
+        ("minicpm", minicpm),
+        ("modernbert", modern),
+        ("distilbert", distil),
+        ("nomic-bert", nomic),
+        ("jina-bert", jina),
+        ("gte", gte),
+        ("mpnet", mpnet),
+        ("qwen3", qwen3),
+    ]
+}
+
+fn family(name: &str, change: (&str, Value)) -> Result<Sizes> {
+    let (_, mut values) = families()
+        .into_iter()
+        .find(|(known, _)| *known == name)
+        .unwrap();
+    values[change.0] = change.1;
+    read(values)
+}
+
+#[test]
+fn every_family_is_found_and_reads_its_own_names() {
+    let mut names = vec!["bert", "xlm-roberta"];
+    for (name, values) in families() {
+        let config = Config::new(Path::new("config.json"), values.clone()).unwrap();
+        assert_eq!(find(&config).unwrap().name, name);
+        names.push(name);
+        let sizes = read(values).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((sizes.hidden, sizes.attention.len()), (8, sizes.layers));
+    }
+    assert!(
+        ARCHITECTURES
+            .iter()
+            .all(|known| names.contains(&known.name))
+    );
+    let sizes = family("modernbert", ("none", Value::Null)).unwrap();
+    let windows: Vec<_> = sizes.attention.iter().map(|layer| layer.window).collect();
+    assert_eq!(windows, [None, Some(4), Some(4), None]);
+    assert_ne!(sizes.attention[0].rotary, sizes.attention[1].rotary);
+    let kinds = json!([
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+        "full_attention"
+    ]);
+    let listed = family("modernbert", ("layer_types", kinds)).unwrap();
+    assert_eq!(listed.attention[0], sizes.attention[1]);
+    let sizes = family("nomic-bert", ("none", Value::Null)).unwrap();
+    assert_eq!((sizes.vocabulary, sizes.stored_vocabulary), (10, 16));
+    assert_eq!(
+        (sizes.max_tokens, sizes.activation),
+        (8192, Activation::Silu)
+    );
+    // Beyond the positions of its training the angles would depend on the length of a text.
+    let scaled = family("nomic-bert", ("rotary_scaling_factor", json!(2))).unwrap();
+    assert_eq!(scaled.max_tokens, 2048);
+    let sizes = family("minicpm", ("none", Value::Null)).unwrap();
+    let scales = (sizes.embedding_scale, sizes.residual_scale);
+    assert_eq!(scales, (Some(12.0), Some(0.75)));
+    let sizes = family("qwen3", ("none", Value::Null)).unwrap();
+    assert_eq!((sizes.heads, sizes.kv_heads, sizes.head_dim), (4, 2, 6));
+    assert_eq!(
+        family("gte", ("none", Value::Null)).unwrap().token_types,
+        None
+    );
+    assert_eq!(
+        family("mpnet", ("none", Value::Null)).unwrap().buckets,
+        Some(32)
+    );
+}
+
+#[test]
+fn what_a_family_does_not_build_is_refused() {
+    for (name, key, value) in [
+        ("nomic-bert", "prenorm", json!(true)),
+        ("nomic-bert", "num_experts", json!(8)),
+        ("nomic-bert", "rotary_emb_scale_base", json!(512)),
+        ("nomic-bert", "scale_attn_weights", json!(false)),
+        ("nomic-bert", "activation_function", json!("relu2")),
+        ("jina-bert", "position_embedding_type", Value::Null),
+        ("jina-bert", "feed_forward_type", json!("original")),
+        ("gte", "position_embedding_type", json!("absolute")),
+        ("gte", "layer_norm_type", json!("rms_norm")),
+        ("gte", "logn_attention_scale", json!(true)),
+        (
+            "gte",
+            "rope_scaling",
+            json!({"type": "longrope", "factor": 8.0}),
+        ),
+        ("gte", "rope_scaling", json!({"type": "ntk"})),
+        (
+            "gte",
+            "rope_scaling",
+            json!({"type": "ntk", "factor": 8.0, "other": 1}),
+        ),
+        ("qwen3", "use_sliding_window", json!(true)),
+        (
+            "qwen3",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
+        ("qwen3", "num_experts", json!(8)),
+        (
+            "modernbert",
+            "layer_types",
+            json!(vec!["chunked_attention"; 4]),
+        ),
+        ("mpnet", "rope_theta", json!(10000)),
+        ("distilbert", "architectures", json!(["BertModel"])),
+    ] {
+        let error = family(name, (key, value.clone())).unwrap_err();
+        assert!(
+            matches!(error, Error::Unsupported(_)),
+            "{name} {key}: {error:?}"
+        );
+        let named = key == "architectures" || error.to_string().contains(key);
+        assert!(named, "{name} {key} {value}: {error}");
+    }
+    for (name, key, value) in [
+        ("qwen3", "num_key_value_heads", json!(3)),
+        ("qwen3", "head_dim", json!(5)),
+        ("modernbert", "layer_types", json!(["full_attention"])),
+        ("modernbert", "local_attention", Value::Null),
+        ("modernbert", "num_hidden_layers", json!(2_000_000_000)),
+        ("nomic-bert", "rotary_emb_fraction", json!(0.2)),
+    ] {
+        assert!(
+            family(name, (key, value.clone())).is_err(),
+            "{name} {key} {value}"
+        );
+    }
+}
+
+#[test]
+fn only_the_code_of_a_family_is_accepted() {
+    for (name, code, known) in [
+        ("gte", "modeling.NewModel", true),
+        ("gte", "someone/new-impl--modeling.NewModel", false),
+        ("gte", "modeling.OtherModel", false),
+        (
+            "jina-bert",
+            "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.JinaBertModel",
+            true,
+        ),
+        (
+            "jina-bert",
+            "jinaai/xlm-roberta-flash-implementation--modeling_bert.JinaBert",
+            false,
+        ),
+        (
+            "nomic-bert",
+            "nomic-ai/nomic-xlm--modeling_hf_nomic_bert.NomicBertModel",
+            false,
+        ),
+        ("qwen3", "modeling_qwen.Qwen3Model", false),
+    ] {
+        let found = family(name, ("auto_map", json!({"AutoModel": code})));
+        assert_eq!(found.is_ok(), known, "{name} {code}");
+    }
+    let listed = json!({"AutoTokenizer": ["modeling.NewModel", null]});
+    assert!(family("gte", ("auto_map", listed)).is_err());
+    assert!(family("gte", ("auto_map", json!("modeling.NewModel"))).is_err());
 }

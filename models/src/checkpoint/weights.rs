@@ -235,6 +235,24 @@ impl Tensor {
         &self.file.map[self.bytes.clone()]
     }
 
+    /// Some of its rows as a tensor of their own, which lies in the same memory; `None` when it
+    /// does not have them.
+    pub fn rows(&self, rows: Range<usize>) -> Option<Self> {
+        let (&all, rest) = self.shape.split_first()?;
+        if rows.start > rows.end || rows.end > all {
+            return None;
+        }
+        let width = self.bytes.len() / all.max(1);
+        let start = self.bytes.start + rows.start * width;
+        let shape = [&[rows.len()], rest].concat();
+        Some(Self {
+            file: Arc::clone(&self.file),
+            dtype: self.dtype,
+            shape,
+            bytes: start..start + rows.len() * width,
+        })
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

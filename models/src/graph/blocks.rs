@@ -3,8 +3,12 @@
 
 use super::heads::Offsets;
 use super::ops::AttentionShape;
+use super::rotary::Angles;
 use super::{BuiltGraph, Dim, ElementType, Graph, Value};
-use crate::architectures::{Architecture, Attention, FeedForward, Norm, Positions, Sizes};
+use crate::architectures::{
+    Architecture, Bias, Distance, FeedForward, Halves, Layout, Linear, Mask, NormKind, NormOrder,
+    Positions, QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
+};
 use crate::checkpoint::{Config, Weights};
 use crate::error::Result;
 use crate::heads::plan::HeadPlan;
@@ -20,8 +24,8 @@ const OFFSETS: Dim = Dim::Named("offsets");
 
 /// Builds an encoder over packed tokens. Inputs: `input_ids`, `position_ids`, `token_type_ids`
 /// `[tokens]`, `cu_seqlens` `[sequences + 1]` and, for vectors, `pool_cu_seqlens` `[pieces + 1]`;
-/// outputs: those of `heads::output` that the plan has. Positions are an input because ONNX Runtime 1.31 breaks a graph that
-/// makes them itself with `Range`.
+/// outputs: those of `heads::output` that the plan has. Positions are an input, even of a model
+/// without any, because ONNX Runtime 1.31 breaks a graph that makes them itself with `Range`.
 ///
 /// # Errors
 /// `Error::Checkpoint` when a tensor is missing or has another shape than config.json says.
@@ -31,24 +35,8 @@ pub(crate) fn encoder(
     weights: &Weights,
     (plan, config): (&HeadPlan, &Config),
 ) -> Result<BuiltGraph> {
-    let mut blocks = Blocks {
-        prefix: prefix(architecture, weights),
-        graph: Graph::new(architecture.name, weights),
-        architecture,
-        sizes,
-    };
-    let input_ids = blocks.graph.input("input_ids", ElementType::I64, &[TOKENS]);
-    let mut hidden = blocks.embeddings(&input_ids)?;
-    let cu_seqlens = blocks
-        .graph
-        .input("cu_seqlens", ElementType::I32, &[OFFSETS]);
-    for index in 0..sizes.layers {
-        let layer = architecture
-            .weights
-            .layer
-            .replacen("{}", &index.to_string(), 1);
-        hidden = blocks.layer(&layer, &hidden, &cu_seqlens)?;
-    }
+    let mut blocks = Blocks::new(architecture, sizes, weights);
+    let hidden = blocks.token_vectors()?;
     let pool_cu_seqlens = plan.dense.as_ref().map(|_| {
         let pieces = Dim::Named("piece_offsets");
         blocks
@@ -56,145 +44,371 @@ pub(crate) fn encoder(
             .input("pool_cu_seqlens", ElementType::I32, &[pieces])
     });
     let offsets = Offsets {
-        cu_seqlens,
+        cu_seqlens: blocks.inputs.cu_seqlens.clone(),
         pool_cu_seqlens,
     };
     blocks.heads(plan, &hidden, &offsets, config)?;
     Ok(blocks.graph.finish())
 }
 
-/// The prefix under which the word embeddings are found; the first one when they are not, so that
-/// the error names the plain tensor.
-fn prefix(architecture: &Architecture, weights: &Weights) -> &'static str {
-    let names = &architecture.weights;
-    let found = |prefix: &&&str| {
-        weights
-            .get(&format!("{prefix}{}", names.word_embeddings))
-            .is_some()
-    };
-    names
-        .prefixes
-        .iter()
-        .find(found)
-        .copied()
-        .unwrap_or_default()
-}
-
+/// An encoder under construction.
 pub(super) struct Blocks<'a> {
     pub(super) graph: Graph<'a>,
     pub(super) architecture: &'a Architecture,
     pub(super) sizes: &'a Sizes,
+    layout: &'a Layout,
     pub(super) prefix: &'static str,
+    pub(super) inputs: Inputs,
+    // What all layers of a kind share is computed once per run.
+    angles: Vec<(&'a Rotary, Angles)>,
+    distances: Distances,
 }
 
-impl Blocks<'_> {
-    /// `[tokens]` → `[tokens, hidden]`
-    fn embeddings(&mut self, input_ids: &Value) -> Result<Value> {
-        let (names, sizes) = (&self.architecture.weights, self.sizes);
-        let mut sum = self.lookup(names.word_embeddings, sizes.vocabulary, input_ids)?;
-        match self.architecture.positions {
-            Positions::Absolute { .. } => {
-                let ids = self
-                    .graph
-                    .input("position_ids", ElementType::I64, &[TOKENS]);
-                let positions = self.lookup(names.position_embeddings, sizes.positions, &ids)?;
-                sum = self.graph.add(&sum, &positions)?;
-            }
+/// What a run is given, apart from the tokens.
+pub(super) struct Inputs {
+    /// `[tokens]`
+    input_ids: Value,
+    /// `[tokens]`
+    position_ids: Value,
+    /// `[sequences + 1]`
+    pub(super) cu_seqlens: Value,
+}
+
+/// What attention makes of distances.
+#[derive(Default)]
+struct Distances {
+    // `[heads]`, or empty
+    slopes: Vec<f32>,
+    // `[heads, 2 * reach + 1]`
+    bias: Option<Value>,
+}
+
+/// Rows of a tensor: all of them, or those of one of the layers that are stored in it.
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    end: usize,
+    all: usize,
+}
+
+impl Part {
+    fn whole(rows: usize) -> Self {
+        Self {
+            first: 0,
+            end: rows,
+            all: rows,
+        }
+    }
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(
+        architecture: &'a Architecture,
+        sizes: &'a Sizes,
+        weights: &'a Weights,
+    ) -> Self {
+        let (layout, prefix) = find_layout(architecture, weights);
+        let mut graph = Graph::new(architecture.name, weights);
+        let inputs = Inputs {
+            input_ids: graph.input("input_ids", ElementType::I64, &[TOKENS]),
+            position_ids: graph.input("position_ids", ElementType::I64, &[TOKENS]),
+            cu_seqlens: graph.input("cu_seqlens", ElementType::I32, &[OFFSETS]),
+        };
+        Self {
+            graph,
+            architecture,
+            sizes,
+            layout,
+            prefix,
+            inputs,
+            angles: Vec::new(),
+            distances: Distances::default(),
+        }
+    }
+
+    /// From token ids to what the last layer gives. `[tokens, hidden]`
+    pub(super) fn token_vectors(&mut self) -> Result<Value> {
+        let mut hidden = self.embeddings()?;
+        self.distances = self.distances()?;
+        for index in 0..self.sizes.layers {
+            hidden = self.layer(index, &hidden)?;
+        }
+        match self.layout.final_norm {
+            Some(name) => self.norm("", name, &hidden),
+            None => Ok(hidden),
+        }
+    }
+
+    /// `[tokens, hidden]`
+    fn embeddings(&mut self) -> Result<Value> {
+        let (layout, sizes) = (self.layout, self.sizes);
+        let ids = self.inputs.input_ids.clone();
+        let words = self.word_embeddings()?;
+        let mut sum = self.graph.gather(&words, &ids)?;
+        if let Some(scale) = sizes.embedding_scale {
+            sum = self.graph.scale(&sum, scale);
+        }
+        if let Positions::Absolute { .. } = self.architecture.positions {
+            let ids = self.inputs.position_ids.clone();
+            let positions = self.lookup(layout.position_embeddings, sizes.positions, &ids)?;
+            sum = self.graph.add(&sum, &positions)?;
         }
         if let Some(types) = sizes.token_types {
             let ids = self
                 .graph
                 .input("token_type_ids", ElementType::I64, &[TOKENS]);
-            let types = self.lookup(names.token_type_embeddings, types, &ids)?;
+            let types = self.lookup(layout.token_type_embeddings, types, &ids)?;
             sum = self.graph.add(&sum, &types)?;
         }
-        match self.architecture.norm {
-            Norm::Post => self.norm("", names.embeddings_norm, &sum),
+        match layout.embeddings_norm {
+            Some(name) => self.norm("", name, &sum),
+            None => Ok(sum),
+        }
+    }
+
+    /// `[vocabulary, hidden]`, without the rows that only fill a table up.
+    pub(super) fn word_embeddings(&mut self) -> Result<Value> {
+        let sizes = self.sizes;
+        let name = format!("{}{}", self.prefix, self.layout.word_embeddings);
+        let filled = [sizes.stored_vocabulary, sizes.hidden];
+        let mut rows = Part::whole(sizes.vocabulary);
+        if self.graph.weight_shape(&name)? == filled {
+            rows.all = sizes.stored_vocabulary;
+        }
+        self.rows(&name, &[rows.all, sizes.hidden], rows)
+    }
+
+    fn distances(&mut self) -> Result<Distances> {
+        match self.architecture.attention.distance {
+            Distance::Ignored => Ok(Distances::default()),
+            Distance::Alibi => Ok(Distances {
+                slopes: alibi_slopes(self.sizes.heads),
+                bias: None,
+            }),
+            Distance::Buckets { reach, .. } => {
+                let count = self.sizes.buckets.unwrap_or_default();
+                let name = format!("{}{}", self.prefix, self.layout.relative_positions);
+                let table = self.graph.weight(&name, &[count, self.sizes.heads])?;
+                let rows = buckets(count, reach);
+                let rows = self.graph.integers(&rows, &[rows.len()]);
+                // ONNX Runtime computes this once, when a session is opened.
+                let bias = self.graph.gather(&table, &rows)?;
+                Ok(Distances {
+                    slopes: Vec::new(),
+                    bias: Some(self.graph.transpose(&bias)?),
+                })
+            }
         }
     }
 
     /// Attention and feed-forward, each with its residual sum. `[tokens, hidden]` → the same
-    fn layer(&mut self, layer: &str, hidden: &Value, cu_seqlens: &Value) -> Result<Value> {
-        let names = &self.architecture.weights;
-        match self.architecture.norm {
-            Norm::Post => {
-                let attended = self.attention(layer, hidden, cu_seqlens)?;
-                let sum = self.graph.add(&attended, hidden)?;
-                let hidden = self.norm(layer, names.attention_norm, &sum)?;
-                let fed = self.feed_forward(layer, &hidden)?;
-                let sum = self.graph.add(&fed, &hidden)?;
-                self.norm(layer, names.output_norm, &sum)
+    fn layer(&mut self, index: usize, hidden: &Value) -> Result<Value> {
+        let layout = self.layout;
+        let layer = layer_name(layout, index);
+        match self.architecture.norm.order {
+            NormOrder::Post => {
+                let attended = self.attention(index, hidden)?;
+                let sum = self.residual(hidden, &attended)?;
+                let mut normed = self.norm(&layer, layout.attention_norm, &sum)?;
+                if let Some(second) = layout.second_attention_norm {
+                    let sum = self.residual(hidden, &normed)?;
+                    normed = self.norm(&layer, second, &sum)?;
+                }
+                let hidden = normed;
+                let fed = self.feed_forward(&layer, &hidden)?;
+                let sum = self.residual(&hidden, &fed)?;
+                self.norm(&layer, layout.feed_forward_norm, &sum)
+            }
+            order @ (NormOrder::Pre | NormOrder::PreExceptFirst) => {
+                let attended = if index == 0 && order == NormOrder::PreExceptFirst {
+                    self.attention(index, hidden)?
+                } else {
+                    let normed = self.norm(&layer, layout.attention_norm, hidden)?;
+                    self.attention(index, &normed)?
+                };
+                let hidden = self.residual(hidden, &attended)?;
+                let normed = self.norm(&layer, layout.feed_forward_norm, &hidden)?;
+                let fed = self.feed_forward(&layer, &normed)?;
+                self.residual(&hidden, &fed)
             }
         }
     }
 
+    fn residual(&mut self, hidden: &Value, added: &Value) -> Result<Value> {
+        match self.sizes.residual_scale {
+            Some(scale) => {
+                let added = self.graph.scale(added, scale);
+                self.graph.add(hidden, &added)
+            }
+            None => self.graph.add(hidden, added),
+        }
+    }
+
     /// `[tokens, hidden]` → the same
-    fn attention(&mut self, layer: &str, hidden: &Value, cu_seqlens: &Value) -> Result<Value> {
-        let (names, sizes) = (&self.architecture.weights, self.sizes);
-        let query = self.linear(layer, names.query, hidden, sizes.hidden)?;
-        let key = self.linear(layer, names.key, hidden, sizes.hidden)?;
-        let value = self.linear(layer, names.value, hidden, sizes.hidden)?;
-        let shape = match self.architecture.attention {
-            Attention::Bidirectional => {
-                let head_width = (sizes.hidden / sizes.heads) as f32;
-                AttentionShape {
-                    heads: sizes.heads,
-                    scale: 1.0 / head_width.sqrt(),
-                }
+    fn attention(&mut self, index: usize, hidden: &Value) -> Result<Value> {
+        let (layout, sizes) = (self.layout, self.sizes);
+        let layer = layer_name(layout, index);
+        let [mut query, mut key, value] = self.qkv(&layer, hidden)?;
+        match layout.qk_norm {
+            QkNorm::Absent => {}
+            QkNorm::PerHead([query_norm, key_norm]) => {
+                query = self.norm_of_heads(&layer, query_norm, &query)?;
+                key = self.norm_of_heads(&layer, key_norm, &key)?;
+            }
+            QkNorm::Whole([query_norm, key_norm]) => {
+                query = self.norm(&layer, query_norm, &query)?;
+                key = self.norm(&layer, key_norm, &key)?;
+            }
+        }
+        let kind = &sizes.attention[index];
+        if let Some(rotary) = &kind.rotary {
+            let angles = self.angles(rotary)?;
+            query = self.graph.turn(&query, &angles, sizes.heads)?;
+            key = self.graph.turn(&key, &angles, sizes.kv_heads)?;
+        }
+        let shape = AttentionShape {
+            heads: sizes.heads,
+            kv_heads: sizes.kv_heads,
+            scale: 1.0 / (sizes.head_dim as f32).sqrt(),
+            causal: self.architecture.attention.mask == Mask::Causal,
+            window: kind.window,
+            alibi_slopes: &self.distances.slopes,
+            distance_bias: self.distances.bias.as_ref(),
+        };
+        let cu_seqlens = &self.inputs.cu_seqlens;
+        let qkv = [&query, &key, &value];
+        let mixed = self.graph.packed_attention(qkv, cu_seqlens, shape)?;
+        let out = Part::whole(sizes.hidden);
+        self.linear(&layer, layout.attention_output, &mixed, out)
+    }
+
+    /// `[tokens, hidden]` → `[tokens, heads * head]` and two of `[tokens, kv_heads * head]`
+    fn qkv(&mut self, layer: &str, hidden: &Value) -> Result<[Value; 3]> {
+        let sizes = self.sizes;
+        let (width, kv_width) = (
+            sizes.heads * sizes.head_dim,
+            sizes.kv_heads * sizes.head_dim,
+        );
+        let (linears, parts) = match self.layout.qkv {
+            Qkv::Separate(linears) => (linears, [width, kv_width, kv_width].map(Part::whole)),
+            Qkv::Fused(all) => {
+                let ends = [0, width, width + kv_width, width + 2 * kv_width];
+                let part = |at: usize| Part {
+                    first: ends[at],
+                    end: ends[at + 1],
+                    all: ends[3],
+                };
+                ([all; 3], [part(0), part(1), part(2)])
             }
         };
-        let mixed = self
+        let [query, key, value] = parts;
+        Ok([
+            self.linear(layer, linears[0], hidden, query)?,
+            self.linear(layer, linears[1], hidden, key)?,
+            self.linear(layer, linears[2], hidden, value)?,
+        ])
+    }
+
+    /// The angles of these frequencies, which are computed once for all layers that have them.
+    fn angles(&mut self, rotary: &'a Rotary) -> Result<Angles> {
+        if let Some((_, angles)) = self.angles.iter().find(|(known, _)| *known == rotary) {
+            return Ok(angles.clone());
+        }
+        let positions = self.inputs.position_ids.clone();
+        let angles = self
             .graph
-            .packed_attention([&query, &key, &value], cu_seqlens, shape)?;
-        self.linear(layer, names.attention_output, &mixed, sizes.hidden)
+            .angles(&positions, &rotary.frequencies, rotary.factor)?;
+        self.angles.push((rotary, angles.clone()));
+        Ok(angles)
     }
 
     /// `[tokens, hidden]` → the same
     fn feed_forward(&mut self, layer: &str, hidden: &Value) -> Result<Value> {
-        let (names, sizes) = (&self.architecture.weights, self.sizes);
-        match self.architecture.feed_forward {
-            FeedForward::Plain => {
-                let up = self.linear(layer, names.up, hidden, sizes.intermediate)?;
-                let up = self.graph.activation(&up, sizes.activation);
-                self.linear(layer, names.down, &up, sizes.hidden)
+        let sizes = self.sizes;
+        let inner = sizes.intermediate;
+        let whole = Part::whole(inner);
+        let (gate, up, down) = match self.layout.feed_forward {
+            FeedForward::Plain { up, down } => (None, (up, whole), down),
+            FeedForward::Gated { gate, up, down } => (Some((gate, whole)), (up, whole), down),
+            FeedForward::GatedFused { both, order, down } => {
+                let half = |at: usize| Part {
+                    first: at * inner,
+                    end: (at + 1) * inner,
+                    all: 2 * inner,
+                };
+                let (gate, up) = match order {
+                    Halves::GateUp => (half(0), half(1)),
+                    Halves::UpGate => (half(1), half(0)),
+                };
+                (Some((both, gate)), (both, up), down)
             }
-        }
+        };
+        let raised = self.linear(layer, up.0, hidden, up.1)?;
+        let raised = match gate {
+            None => self.graph.activation(&raised, sizes.activation),
+            Some((gate, part)) => {
+                let gate = self.linear(layer, gate, hidden, part)?;
+                let gate = self.graph.activation(&gate, sizes.activation);
+                self.graph.multiply(&gate, &raised)?
+            }
+        };
+        self.linear(layer, down, &raised, Part::whole(sizes.hidden))
     }
 
+    /// Every linear layer of the layers; what a task adapter adds to one (LoRA) is added here.
     /// `[tokens, in]` → `[tokens, out]`
-    fn linear(&mut self, layer: &str, name: &str, x: &Value, out: usize) -> Result<Value> {
-        let name = format!("{}{layer}{name}", self.prefix);
-        let weight = self
-            .graph
-            .weight(&format!("{name}.weight"), &[out, x.width()?])?;
-        let bias = self.graph.weight(&format!("{name}.bias"), &[out])?;
-        self.graph.linear(x, &weight, Some(&bias))
+    fn linear(&mut self, layer: &str, linear: Linear, x: &Value, part: Part) -> Result<Value> {
+        let name = format!("{}{layer}{}", self.prefix, linear.name);
+        let weight = [part.all, x.width()?];
+        let weight = self.rows(&format!("{name}.weight"), &weight, part)?;
+        let bias = format!("{name}.bias");
+        let bias = match linear.bias {
+            Bias::AsStored if !self.graph.has_weight(&bias) => None,
+            Bias::AsStored | Bias::Required => Some(self.rows(&bias, &[part.all], part)?),
+        };
+        self.graph.linear(x, &weight, bias.as_ref())
+    }
+
+    fn rows(&mut self, name: &str, shape: &[usize], part: Part) -> Result<Value> {
+        let rows = part.first..part.end;
+        if rows.len() == part.all {
+            self.graph.weight(name, shape)
+        } else {
+            self.graph.weight_rows(name, shape, rows)
+        }
     }
 
     /// `[tokens, width]` → the same
     fn norm(&mut self, layer: &str, name: &str, x: &Value) -> Result<Value> {
-        self.norm_named(&format!("{}{layer}{name}", self.prefix), x)
+        let name = format!("{}{layer}{name}", self.prefix);
+        self.norm_named(&name, x)
     }
 
-    /// A norm whose tensors have this full name. `[tokens, width]` → the same
+    /// A norm of the family's kind under a full name. `[rows, width]` → the same
     pub(super) fn norm_named(&mut self, name: &str, x: &Value) -> Result<Value> {
         let known = |[weight, _]: &[&str; 2]| self.graph.has_weight(&format!("{name}{weight}"));
         let [weight, bias] = NORM_NAMES.into_iter().find(known).unwrap_or(NORM_NAMES[0]);
         let width = x.width()?;
         let weight = self.graph.weight(&format!("{name}{weight}"), &[width])?;
-        let bias = self.graph.weight(&format!("{name}{bias}"), &[width])?;
-        self.graph
-            .layer_norm(x, &weight, &bias, self.sizes.norm_epsilon)
+        let epsilon = self.sizes.norm_epsilon;
+        if self.architecture.norm.kind == NormKind::RmsNorm {
+            return self.graph.rms_norm(x, &weight, epsilon);
+        }
+        let bias = format!("{name}{bias}");
+        let bias = match self.layout.norm_bias {
+            Bias::AsStored if !self.graph.has_weight(&bias) => None,
+            Bias::AsStored | Bias::Required => Some(self.graph.weight(&bias, &[width])?),
+        };
+        self.graph.layer_norm(x, &weight, bias.as_ref(), epsilon)
     }
 
-    /// `[vocabulary, hidden]`
-    pub(super) fn word_embeddings(&mut self) -> Result<Value> {
-        let name = format!(
-            "{}{}",
-            self.prefix, self.architecture.weights.word_embeddings
-        );
-        let shape = [self.sizes.vocabulary, self.sizes.hidden];
-        self.graph.weight(&name, &shape)
+    /// A norm of each head apart. `[tokens, heads * head]` → the same
+    fn norm_of_heads(&mut self, layer: &str, name: &str, x: &Value) -> Result<Value> {
+        let width = x.width()?;
+        let heads = Dim::Named("heads_of_tokens");
+        let rows = self.graph.rows_of(x, heads, self.sizes.head_dim);
+        let normed = self.norm(layer, name, &rows)?;
+        Ok(self.graph.rows_of(&normed, TOKENS, width))
     }
 
     /// `[tokens]` → `[tokens, hidden]`
@@ -203,4 +417,36 @@ impl Blocks<'_> {
         let table = self.graph.weight(&name, &[rows, self.sizes.hidden])?;
         self.graph.gather(&table, ids)
     }
+}
+
+fn layer_name(layout: &Layout, index: usize) -> String {
+    layout.layer.replacen("{}", &index.to_string(), 1)
+}
+
+/// The layout whose first layer is found, and the prefix it is found under. Where none is, the
+/// first layout under a prefix that has word embeddings, so that an error names a plain tensor.
+fn find_layout<'a>(
+    architecture: &'a Architecture,
+    weights: &Weights,
+) -> (&'a Layout, &'static str) {
+    let all = architecture.layouts.iter();
+    let places = all.flat_map(|layout| layout.prefixes.iter().map(move |prefix| (layout, *prefix)));
+    let found = places.clone().find(|(layout, prefix)| {
+        let (Qkv::Fused(qkv) | Qkv::Separate([qkv, ..])) = layout.qkv;
+        let layer = layer_name(layout, 0);
+        let has = |linear: Linear| {
+            let name = format!("{prefix}{layer}{}.weight", linear.name);
+            weights.get(&name).is_some()
+        };
+        has(qkv) && has(layout.attention_output) && has(layout.feed_forward.down())
+    });
+    let named = |(layout, prefix): &(&Layout, &str)| {
+        let name = format!("{prefix}{}", layout.word_embeddings);
+        weights.get(&name).is_some()
+    };
+    let found = found.or_else(|| places.clone().find(named));
+    found.unwrap_or((
+        &architecture.layouts[0],
+        architecture.layouts[0].prefixes[0],
+    ))
 }

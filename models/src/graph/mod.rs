@@ -2,11 +2,14 @@
 //! architecture. Weights are named, not stored: a session brings them (see `session.rs`).
 
 pub mod blocks;
+mod constant;
 pub(crate) mod heads;
 pub mod onnx;
 pub mod ops;
+mod rotary;
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use prost::Message;
@@ -18,6 +21,8 @@ use onnx::dimension_proto::Length;
 
 /// Domain of this project's operators.
 pub const RETORT: &str = "retort";
+/// Domain of the operators that ONNX Runtime adds to ONNX.
+pub const MICROSOFT: &str = "com.microsoft";
 
 /// ONNX operator set 20 is the first with `Gelu`.
 const OPSET: i64 = 20;
@@ -93,6 +98,8 @@ pub enum Attribute<'a> {
     Float(f32),
     /// A text.
     Text(&'a str),
+    /// Numbers.
+    Floats(&'a [f32]),
 }
 
 /// One operation to be added to a graph.
@@ -112,9 +119,10 @@ pub struct Node<'a> {
 #[derive(Debug)]
 pub struct Graph<'w> {
     weights: &'w Weights,
+    // The tensors of all initializers that are not written into the model.
+    tensors: Vec<(String, Tensor)>,
     proto: onnx::GraphProto,
     nodes: usize,
-    constants: usize,
     widths: Vec<(String, usize)>,
 }
 
@@ -148,9 +156,9 @@ impl<'w> Graph<'w> {
         };
         Self {
             weights,
+            tensors: Vec::new(),
             proto,
             nodes: 0,
-            constants: 0,
             widths: Vec::new(),
         }
     }
@@ -190,12 +198,52 @@ impl<'w> Graph<'w> {
         self.weights.get(name).is_some()
     }
 
+    /// The lengths of the axes of a tensor.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when there is none of this name.
+    pub fn weight_shape(&self, name: &str) -> Result<Vec<usize>> {
+        let tensor = self.weights.get(name).ok_or_else(|| {
+            let message = format!("the weights have no tensor `{name}`");
+            Error::checkpoint(self.weights.dir(), message)
+        })?;
+        Ok(tensor.shape().to_vec())
+    }
+
     /// Takes a tensor of the checkpoint as a 32-bit floating-point constant. Taking one twice
     /// gives the same value.
     ///
     /// # Errors
     /// `Error::Checkpoint` when it is missing, or its shape is not the one that config.json means.
     pub fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value> {
+        let tensor = self.tensor(name, shape)?.clone();
+        Ok(self.initializer(name.to_owned(), tensor))
+    }
+
+    /// Takes some rows of a tensor, which has `shape` as a whole. They stay where they are in its
+    /// file, so that layers which are stored as one are computed apart without a copy.
+    ///
+    /// # Errors
+    /// As `weight` has them.
+    pub fn weight_rows(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Value> {
+        let tensor = self.tensor(name, shape)?;
+        let part = format!("{name}[{}..{}]", rows.start, rows.end);
+        match tensor.rows(rows) {
+            Some(tensor) => Ok(self.initializer(part, tensor)),
+            None => Err(Error::checkpoint(
+                self.weights.dir(),
+                format!("tensor `{name}` has shape `{shape:?}` and no rows `{part}`"),
+            )),
+        }
+    }
+
+    /// A tensor of the checkpoint that must have this shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&'w Tensor> {
         let malformed = |message: String| Error::checkpoint(self.weights.dir(), message);
         let Some(tensor) = self.weights.get(name) else {
             return Err(malformed(format!("the weights have no tensor `{name}`")));
@@ -206,56 +254,29 @@ impl<'w> Graph<'w> {
                 tensor.shape()
             )));
         }
-        if !self
-            .proto
-            .initializer
-            .iter()
-            .any(|known| known.name == name)
-        {
+        Ok(tensor)
+    }
+
+    /// Declares a tensor under a name, once.
+    fn initializer(&mut self, name: String, tensor: Tensor) -> Value {
+        let shape = tensor.shape().iter().map(|&length| Dim::Fixed(length));
+        let value = Value {
+            name: name.clone(),
+            element_type: ElementType::F32,
+            shape: shape.collect(),
+        };
+        if !self.tensors.iter().any(|(known, _)| *known == name) {
             self.proto.initializer.push(onnx::TensorProto {
-                dims: shape.iter().map(|&length| length as i64).collect(),
+                dims: tensor.shape().iter().map(|&length| length as i64).collect(),
                 data_type: ElementType::F32 as i32,
-                name: name.to_owned(),
-                external_data: location(tensor, self.weights),
+                name: name.clone(),
+                external_data: location(&tensor, self.weights),
                 data_location: DATA_LOCATION_EXTERNAL,
                 ..Default::default()
             });
+            self.tensors.push((name, tensor));
         }
-        let shape = shape.iter().map(|&length| Dim::Fixed(length)).collect();
-        Ok(Value {
-            name: name.to_owned(),
-            element_type: ElementType::F32,
-            shape,
-        })
-    }
-
-    /// The shape that a tensor of the checkpoint has, where nothing else tells.
-    ///
-    /// # Errors
-    /// `Error::Checkpoint` when it is missing.
-    pub fn weight_shape(&self, name: &str) -> Result<Vec<usize>> {
-        let tensor = self.weights.get(name).ok_or_else(|| {
-            let message = format!("the weights have no tensor `{name}`");
-            Error::checkpoint(self.weights.dir(), message)
-        })?;
-        Ok(tensor.shape().to_vec())
-    }
-
-    /// A single number.
-    pub fn scalar(&mut self, value: f32) -> Value {
-        let name = format!("constant_{}", self.constants);
-        self.constants += 1;
-        self.proto.initializer.push(onnx::TensorProto {
-            data_type: ElementType::F32 as i32,
-            float_data: vec![value],
-            name: name.clone(),
-            ..Default::default()
-        });
-        Value {
-            name,
-            element_type: ElementType::F32,
-            shape: Vec::new(),
-        }
+        value
     }
 
     /// Adds an operation whose result has the given shape and 32-bit floating-point elements.
@@ -280,11 +301,7 @@ impl<'w> Graph<'w> {
 
     /// Ends the construction.
     pub fn finish(self) -> BuiltGraph {
-        let named = |initializer: &onnx::TensorProto| {
-            let tensor = self.weights.get(&initializer.name)?;
-            Some((initializer.name.clone(), tensor.clone()))
-        };
-        let weights: Vec<_> = self.proto.initializer.iter().filter_map(named).collect();
+        let weights = self.tensors;
         let main = self.weights.main_file();
         let folder = main.and_then(|(file, _)| file.parent());
         let data_folder = folder.unwrap_or(self.weights.dir()).to_owned();
@@ -296,7 +313,7 @@ impl<'w> Graph<'w> {
             ir_version: IR_VERSION,
             producer_name: RETORT.to_owned(),
             graph: Some(self.proto),
-            opset_import: vec![opset("", OPSET), opset(RETORT, 1)],
+            opset_import: vec![opset("", OPSET), opset(RETORT, 1), opset(MICROSOFT, 1)],
         };
         BuiltGraph {
             model: model.encode_to_vec(),
@@ -343,6 +360,7 @@ fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributePr
     match *value {
         Attribute::Float(number) => (proto.r#type, proto.f) = (1, number),
         Attribute::Int(number) => (proto.r#type, proto.i) = (2, number),
+        Attribute::Floats(numbers) => (proto.r#type, proto.floats) = (6, numbers.to_vec()),
         Attribute::Text(text) => (proto.r#type, proto.s) = (3, text.as_bytes().to_vec()),
     }
     proto

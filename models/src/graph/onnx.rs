@@ -89,7 +89,10 @@ pub struct AttributeProto {
     /// The value when `type` is `STRING`.
     #[prost(bytes = "vec", tag = "4")]
     pub s: Vec<u8>,
-    /// Which of the values counts: 1 float, 2 int, 3 string.
+    /// The value when `type` is `FLOATS`.
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub floats: Vec<f32>,
+    /// Which of the values counts: 1 float, 2 int, 3 string, 6 floats.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
@@ -103,12 +106,12 @@ pub struct TensorProto {
     /// See `ElementType`.
     #[prost(int32, tag = "2")]
     pub data_type: i32,
-    /// The values of 32-bit floating point, when they are in this message.
-    #[prost(float, repeated, tag = "4")]
-    pub float_data: Vec<f32>,
     /// Its name.
     #[prost(string, tag = "8")]
     pub name: String,
+    /// The values, little-endian, when they are in this message.
+    #[prost(bytes = "vec", tag = "9")]
+    pub raw_data: Vec<u8>,
     /// Where the values are when they are not in this message.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,

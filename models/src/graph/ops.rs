@@ -42,11 +42,21 @@ impl Activation {
 
 /// Attention over packed sequences: what its operator needs to know.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionShape {
-    /// Heads; they split the width evenly.
+pub struct AttentionShape<'a> {
+    /// Heads of queries; they split the width evenly.
     pub heads: usize,
+    /// Heads of keys and values; each serves as many heads of queries as all others.
+    pub kv_heads: usize,
     /// What the scores are multiplied with before the softmax.
     pub scale: f32,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
+    /// How many tokens to either side are seen; `None` for all.
+    pub window: Option<usize>,
+    /// How much the distance takes from a score. `[heads]`, or empty for nothing
+    pub alibi_slopes: &'a [f32],
+    /// What a distance adds to a score. `[heads, 2 * distances + 1]`
+    pub distance_bias: Option<&'a Value>,
 }
 
 impl Graph<'_> {
@@ -90,28 +100,64 @@ impl Graph<'_> {
         self.onnx("Log", &[&sum], &[], x.shape())
     }
 
+    /// The product of two tensors of one shape, element by element.
+    pub fn multiply(&mut self, left: &Value, right: &Value) -> Result<Value> {
+        if left.shape() != right.shape() {
+            return Err(mismatch("Mul", &[left, right]));
+        }
+        Ok(self.onnx("Mul", &[left, right], &[], left.shape()))
+    }
+
+    /// A tensor times a number.
+    pub fn scale(&mut self, x: &Value, factor: f32) -> Value {
+        let factor = self.scalar(factor);
+        self.onnx("Mul", &[x, &factor], &[], x.shape())
+    }
+
+    /// Exchanges the axes of a matrix.
+    pub fn transpose(&mut self, x: &Value) -> Result<Value> {
+        match x.shape() {
+            &[rows, columns] => Ok(self.onnx("Transpose", &[x], &[], &[columns, rows])),
+            _ => Err(mismatch("Transpose", &[x])),
+        }
+    }
+
+    /// The same numbers as rows of another width: `[rows, a]` → `[other rows, b]`.
+    pub fn rows_of(&mut self, x: &Value, rows: Dim, width: usize) -> Value {
+        let lengths = self.integers(&[-1, width as i64], &[2]);
+        self.onnx("Reshape", &[x, &lengths], &[], &[rows, Dim::Fixed(width)])
+    }
+
     /// Layer normalisation over the last axis (Ba et al. 2016).
     pub fn layer_norm(
         &mut self,
         x: &Value,
         weight: &Value,
-        bias: &Value,
+        bias: Option<&Value>,
         epsilon: f32,
     ) -> Result<Value> {
+        let inputs: Vec<&Value> = [x, weight].into_iter().chain(bias).collect();
+        self.norm("LayerNormalization", &inputs, epsilon)
+    }
+
+    /// Root mean square normalisation over the last axis (Zhang & Sennrich 2019). ONNX Runtime
+    /// has had it under this name, in ONNX's domain, since before ONNX did.
+    pub fn rms_norm(&mut self, x: &Value, weight: &Value, epsilon: f32) -> Result<Value> {
+        self.norm("SimplifiedLayerNormalization", &[x, weight], epsilon)
+    }
+
+    /// `x`, then what is as wide as its last axis.
+    fn norm(&mut self, operator: &'static str, inputs: &[&Value], epsilon: f32) -> Result<Value> {
+        let x = inputs[0];
         let width = [Dim::Fixed(x.width()?)];
-        if weight.shape() != width || bias.shape() != width {
-            return Err(mismatch("LayerNormalization", &[x, weight, bias]));
+        if inputs[1..].iter().any(|input| input.shape() != width) {
+            return Err(mismatch(operator, inputs));
         }
         let attributes = [
             ("axis", Attribute::Int(-1)),
             ("epsilon", Attribute::Float(epsilon)),
         ];
-        Ok(self.onnx(
-            "LayerNormalization",
-            &[x, weight, bias],
-            &attributes,
-            x.shape(),
-        ))
+        Ok(self.onnx(operator, inputs, &attributes, x.shape()))
     }
 
     /// A nonlinearity, element by element.
@@ -132,22 +178,41 @@ impl Graph<'_> {
         }
     }
 
-    /// Attention within each packed sequence: three of `[tokens, hidden]` → `[tokens, hidden]`.
+    /// Attention within each packed sequence: `[tokens, heads * head]` and two of
+    /// `[tokens, kv_heads * head]` → `[tokens, heads * head]`.
     pub fn packed_attention(
         &mut self,
         [query, key, value]: [&Value; 3],
         cu_seqlens: &Value,
-        shape: AttentionShape,
+        shape: AttentionShape<'_>,
     ) -> Result<Value> {
         let inputs = [query, key, value, cu_seqlens];
-        let uneven = !query.width()?.is_multiple_of(shape.heads);
-        if query.shape() != key.shape() || query.shape() != value.shape() || uneven {
+        let inputs: Vec<&Value> = inputs.into_iter().chain(shape.distance_bias).collect();
+        let (width, kv_width) = (query.width()?, key.width()?);
+        let (heads, kv_heads) = (shape.heads, shape.kv_heads);
+        let uneven = !width.is_multiple_of(heads) || !heads.is_multiple_of(kv_heads);
+        let bias = shape.distance_bias.map(|bias| bias.shape()[0]);
+        if uneven
+            || width / heads * kv_heads != kv_width
+            || key.shape() != value.shape()
+            || query.shape()[0] != key.shape()[0]
+            || bias.is_some_and(|rows| rows != Dim::Fixed(heads))
+            || !(shape.alibi_slopes.is_empty() || shape.alibi_slopes.len() == heads)
+        {
             return Err(mismatch("PackedAttention", &inputs));
         }
-        let attributes = [
-            ("num_heads", Attribute::Int(shape.heads as i64)),
+        let mut attributes = vec![
+            ("num_heads", Attribute::Int(heads as i64)),
+            ("kv_num_heads", Attribute::Int(kv_heads as i64)),
             ("scale", Attribute::Float(shape.scale)),
+            ("causal", Attribute::Int(i64::from(shape.causal))),
         ];
+        if let Some(window) = shape.window {
+            attributes.push(("window", Attribute::Int(window as i64)));
+        }
+        if !shape.alibi_slopes.is_empty() {
+            attributes.push(("alibi_slopes", Attribute::Floats(shape.alibi_slopes)));
+        }
         let node = Node {
             operator: "PackedAttention",
             domain: RETORT,
@@ -177,7 +242,7 @@ impl Graph<'_> {
     }
 
     /// A node of ONNX's own domain.
-    fn onnx(
+    pub(super) fn onnx(
         &mut self,
         operator: &'static str,
         inputs: &[&Value],
@@ -196,7 +261,7 @@ impl Graph<'_> {
     }
 }
 
-fn mismatch(operator: &str, inputs: &[&Value]) -> Error {
+pub(super) fn mismatch(operator: &str, inputs: &[&Value]) -> Error {
     let inputs: Vec<String> = inputs.iter().map(ToString::to_string).collect();
     Error::Unsupported(format!("`{operator}` cannot take {}", inputs.join(", ")))
 }

@@ -6,7 +6,7 @@ use retort_kernels::Pooling;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::*;
-use crate::architectures::{ARCHITECTURES, PositionIds, Sizes};
+use crate::architectures::{ARCHITECTURES, LayerAttention, PositionIds, Sizes};
 use crate::checkpoint::Config;
 use crate::heads::plan::HeadPlan;
 use ops::{Activation, AttentionShape};
@@ -54,42 +54,34 @@ fn shapes_are_worked_out() {
     let wide = graph.linear(&rows, &up, Some(&bias)).unwrap();
     assert_eq!(wide.shape(), [TOKENS, Dim::Fixed(6)]);
     let norm = graph.weight("norm", &[6]).unwrap();
-    let wide = graph.layer_norm(&wide, &norm, &bias, 1e-5).unwrap();
+    let wide = graph.layer_norm(&wide, &norm, Some(&bias), 1e-5).unwrap();
     let shape = AttentionShape {
         heads: 3,
+        kv_heads: 3,
         scale: 0.5,
+        causal: false,
+        window: None,
+        alibi_slopes: &[],
+        distance_bias: None,
     };
     let mixed = graph
         .packed_attention([&wide, &wide, &wide], &offsets, shape)
         .unwrap();
     let sum = graph.add(&mixed, &wide).unwrap();
-    let sequences = (&offsets, Dim::Named("sequences"));
-    let pooled = graph
-        .packed_pooling(&sum, sequences, Pooling::Mean)
-        .unwrap();
+    let pieces = (&offsets, Dim::Named("sequences"));
+    let pooled = graph.packed_pooling(&sum, pieces, Pooling::Mean).unwrap();
     assert_eq!(pooled.shape(), [Dim::Named("sequences"), Dim::Fixed(6)]);
     for wrong in [
         graph.gather(&table, &offsets).is_err(),
         graph.linear(&wide, &up, Some(&bias)).is_err(),
         graph.linear(&rows, &up, Some(&table)).is_err(),
         graph.add(&rows, &wide).is_err(),
-        graph.layer_norm(&rows, &norm, &bias, 1e-5).is_err(),
+        graph.layer_norm(&rows, &norm, Some(&bias), 1e-5).is_err(),
         graph
             .packed_attention([&wide, &rows, &wide], &offsets, shape)
             .is_err(),
-        graph
-            .packed_attention(
-                [&rows; 3],
-                &offsets,
-                AttentionShape {
-                    heads: 3,
-                    scale: 0.5,
-                },
-            )
-            .is_err(),
-        graph
-            .packed_pooling(&ids, sequences, Pooling::Mean)
-            .is_err(),
+        graph.packed_attention([&rows; 3], &offsets, shape).is_err(),
+        graph.packed_pooling(&ids, pieces, Pooling::Mean).is_err(),
     ] {
         assert!(wrong);
     }
@@ -136,7 +128,7 @@ fn the_model_names_its_weights_and_does_not_hold_them() {
         .iter()
         .map(|set| set.domain.as_str())
         .collect();
-    assert_eq!(domains, ["", "retort"]);
+    assert_eq!(domains, ["", "retort", "com.microsoft"]);
     let proto = model.graph.unwrap();
     let file = fs::metadata(dir.path().join("model.safetensors"))
         .unwrap()
@@ -190,12 +182,19 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         layers: 1,
         hidden: 8,
         heads: 2,
+        kv_heads: 2,
+        head_dim: 4,
         intermediate: 16,
         vocabulary: 10,
+        stored_vocabulary: 10,
         positions: 12,
         position_ids: PositionIds::default(),
         max_tokens: 12,
         token_types: Some(2),
+        buckets: None,
+        attention: vec![LayerAttention::default()],
+        embedding_scale: None,
+        residual_scale: None,
         norm_epsilon: 1e-12,
         activation: Activation::Gelu,
     };
@@ -207,4 +206,137 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         error.contains("no tensor `bert.embeddings.token_type_embeddings.weight`"),
         "{error}"
     );
+}
+
+#[test]
+fn attention_takes_fewer_keys_and_what_belongs_to_its_heads() {
+    let (_dir, weights) = weights(&[]);
+    let mut graph = Graph::new("test", &weights);
+    let rows = |width| [TOKENS, Dim::Fixed(width)];
+    let query = graph.input("query", ElementType::F32, &rows(8));
+    let key = graph.input("key", ElementType::F32, &rows(4));
+    let offsets = graph.input("cu_seqlens", ElementType::I32, &[Dim::Named("offsets")]);
+    let bias = graph.numbers(&[0.0; 20], &[4, 5]);
+    let shape = AttentionShape {
+        heads: 4,
+        kv_heads: 2,
+        scale: 0.5,
+        causal: true,
+        window: Some(3),
+        alibi_slopes: &[0.5, 0.25, 0.125, 0.0625],
+        distance_bias: Some(&bias),
+    };
+    let kv = [&query, &key, &key];
+    let mixed = graph.packed_attention(kv, &offsets, shape).unwrap();
+    assert_eq!(mixed.shape(), rows(8));
+    let few = graph.numbers(&[0.0; 15], &[3, 5]);
+    for (wrong, kv) in [
+        (
+            AttentionShape {
+                kv_heads: 4,
+                ..shape
+            },
+            kv,
+        ),
+        (
+            AttentionShape {
+                kv_heads: 3,
+                ..shape
+            },
+            kv,
+        ),
+        (
+            AttentionShape {
+                alibi_slopes: &[1.0],
+                ..shape
+            },
+            kv,
+        ),
+        (
+            AttentionShape {
+                distance_bias: Some(&few),
+                ..shape
+            },
+            kv,
+        ),
+        (shape, [&query, &key, &query]),
+    ] {
+        assert!(
+            graph.packed_attention(kv, &offsets, wrong).is_err(),
+            "{wrong:?}"
+        );
+    }
+    let proto = &graph.proto.node[0];
+    assert_eq!(proto.input.len(), 5);
+    let slopes = proto
+        .attribute
+        .iter()
+        .find(|found| found.name == "alibi_slopes");
+    assert_eq!(slopes.unwrap().floats, shape.alibi_slopes);
+}
+
+#[test]
+fn angles_turn_no_more_than_a_head() {
+    let (_dir, weights) = weights(&[]);
+    let mut graph = Graph::new("test", &weights);
+    let ids = graph.input("position_ids", ElementType::I64, &[TOKENS]);
+    let x = graph.input("x", ElementType::F32, &[TOKENS, Dim::Fixed(12)]);
+    let angles = graph.angles(&ids, &[1.0, 0.1], 1.0).unwrap();
+    assert_eq!(graph.turn(&x, &angles, 3).unwrap().shape(), x.shape());
+    let partly = graph.turn(&x, &angles, 2).unwrap();
+    let node = graph
+        .proto
+        .node
+        .iter()
+        .rfind(|node| node.domain == MICROSOFT);
+    let names: Vec<&str> = node
+        .unwrap()
+        .attribute
+        .iter()
+        .map(|found| &*found.name)
+        .collect();
+    assert_eq!(names, ["num_heads", "rotary_embedding_dim"]);
+    assert!(graph.turn(&partly, &angles, 6).is_err());
+    assert!(graph.turn(&partly, &angles, 5).is_err());
+    assert!(graph.angles(&x, &[1.0], 1.0).is_err());
+}
+
+#[test]
+fn rows_of_a_tensor_are_a_tensor_in_the_same_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let numbers: Vec<u8> = (0..12_u8)
+        .flat_map(|n| f32::from(n).to_le_bytes())
+        .collect();
+    let view = TensorView::new(Dtype::F32, vec![4, 3], &numbers).unwrap();
+    let file = serialize([("all", view)], None).unwrap();
+    fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let weights = Weights::open(dir.path()).unwrap();
+    let mut graph = Graph::new("test", &weights);
+    let middle = graph.weight_rows("all", &[4, 3], 1..3).unwrap();
+    assert_eq!(middle.shape(), [Dim::Fixed(2), Dim::Fixed(3)]);
+    graph.weight_rows("all", &[4, 3], 1..3).unwrap();
+    assert!(graph.weight_rows("all", &[4, 3], 3..5).is_err());
+    assert!(graph.weight_rows("all", &[3, 3], 0..1).is_err());
+    let built = graph.finish();
+    let [(name, tensor)] = &built.weights[..] else {
+        panic!("{:?}", built.weights);
+    };
+    assert_eq!(name, "all[1..3]");
+    let values = tensor.to_f32().unwrap();
+    assert!(matches!(
+        values,
+        crate::checkpoint::weights::F32Values::Mapped(_)
+    ));
+    assert_eq!(values.as_slice(), [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+}
+
+#[test]
+fn equal_constants_are_one() {
+    let (_dir, weights) = weights(&[]);
+    let mut graph = Graph::new("test", &weights);
+    let pair = graph.integers(&[1, 2], &[2]);
+    assert_eq!(graph.integers(&[1, 2], &[2]), pair);
+    assert_ne!(graph.integers(&[1, 2], &[1, 2]), pair);
+    assert_ne!(graph.scalar(1.0), graph.scalar(2.0));
+    assert_eq!(graph.proto.initializer.len(), 4);
 }
