@@ -47,6 +47,22 @@ fn it_says_what_runs_where_and_how_to_ask() {
 }
 
 #[test]
+fn onnx_runtime_keeps_no_record_of_the_process() {
+    let cache = tempfile::tempdir().unwrap();
+    let home = cache.path().display().to_string();
+    let mut variables = offline();
+    variables.extend(["HOME", "XDG_CACHE_HOME"].map(|name| (name, home.clone())));
+    let variables: Vec<_> = variables.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let program = Program::serve(&["serve", "--model", &tiny()], &variables);
+    assert_eq!(program.client().embed("tiny", &["works"]).len(), 1);
+    let left: Vec<_> = std::fs::read_dir(cache.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(left.is_empty(), "{left:?} was made in the cache directory");
+}
+
+#[test]
 fn sigterm_finishes_what_is_inside_and_exits_cleanly() {
     let minilm = format!("minilm={}", minilm().display());
     let mut program = serve(&["serve", "--model", &minilm]);

@@ -146,6 +146,8 @@ fn status_codes_and_the_environment_have_one_home() {
         if has_unsafe(&source.code)
             && !source.path.starts_with("kernels/")
             && !source.path.starts_with("models/src/")
+            // Before there are threads, and nowhere later, the environment may be changed.
+            && source.path != "service/main.rs"
         {
             broken.push("has `unsafe` code".into());
         }

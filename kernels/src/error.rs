@@ -152,12 +152,10 @@ impl fmt::Display for KernelError {
                 name,
                 found,
                 expected,
-            } => {
-                write!(
-                    f,
-                    "`{name}` holds `{found}` values; its shape asks for `{expected}`"
-                )
-            }
+            } => write!(
+                f,
+                "`{name}` holds `{found}` values; its shape asks for `{expected}`"
+            ),
             Self::Size { name, found, rule } => {
                 write!(f, "`{name}` is `{found}`; it must be {rule}")
             }

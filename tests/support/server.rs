@@ -201,6 +201,8 @@ fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         .args(arguments)
         .envs(variables.iter().copied())
         .env("NO_COLOR", "1")
+        // Cargo sets it for tests; the program has to do without.
+        .env_remove("ORT_DISABLE_TELEMETRY")
         .env("RETORT_LOG", "warn");
     command
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
