@@ -2,6 +2,7 @@
 //! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
 
 mod evaluation;
+mod heads;
 mod http;
 mod numerics;
 mod official_clients;

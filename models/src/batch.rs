@@ -119,6 +119,15 @@ impl Batch {
         parts
     }
 
+    /// Some sequences of this batch as a batch of their own, in the order given.
+    pub(crate) fn select(&self, sequences: &[usize]) -> Self {
+        let mut selected = Self::wanting(self.heads);
+        for &index in sequences {
+            selected.append(self.sequence(index));
+        }
+        selected
+    }
+
     fn append(&mut self, other: Self) {
         let start = self.tokens() as i32;
         self.input_ids.extend(other.input_ids);
@@ -188,6 +197,8 @@ mod tests {
         assert_eq!(parts[1].cu_seqlens, [0, 6, 8]);
         assert_eq!(parts[1].pool_cu_seqlens, [0, 1, 4, 6, 8]);
         assert_eq!(batch.parts(11), [batch.clone()]);
+        assert_eq!(batch.select(&[0, 1, 2]), batch);
+        assert_eq!(batch.select(&[2, 1]).pool_cu_seqlens, [0, 2, 3, 6, 8]);
         assert_eq!(batch.parts(1).len(), 3);
     }
 }

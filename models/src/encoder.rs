@@ -18,7 +18,8 @@ pub trait Encode: Send {
     ///
     /// # Errors
     /// `Error::Tokenize` when the batch does not fit the model (ids outside the vocabulary, a
-    /// sequence that is empty or too long), `Error::Runtime` when ONNX Runtime fails.
+    /// sequence that is empty or too long), `Error::Unsupported` when it wants what the model does
+    /// not give, `Error::Runtime` when ONNX Runtime fails.
     fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>>;
 }
 
@@ -195,18 +196,4 @@ impl Encode for PackedEncoder {
         }
         Ok(outputs)
     }
-}
-
-/// Cuts `[sequences, hidden]` into one output per row.
-pub(crate) fn rows(shape: &[i64], values: &[f32], sequences: usize) -> Result<Vec<Output>> {
-    let hidden = values.len() / sequences;
-    if shape.len() != 2 || shape[0] != sequences as i64 || hidden == 0 {
-        return Err(Error::Runtime(format!(
-            "the graph returned a tensor of shape `{shape:?}` for `{sequences}` sequences"
-        )));
-    }
-    Ok(values
-        .chunks_exact(hidden)
-        .map(|row| Output::of_dense(row.to_vec()))
-        .collect())
 }

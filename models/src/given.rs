@@ -2,32 +2,37 @@
 //! are found by name and shape. It runs padded by nature, so sequences of one length go together
 //! and nothing is ever padded.
 
+mod encoder;
 mod external;
 mod interface;
+mod outputs;
+mod recognise;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
-use retort_kernels::{Execution, Isa, PackedHidden, Pooling};
+use retort_kernels::Pooling;
 
 use crate::architectures::PositionIds;
 use crate::batch::Batch;
 use crate::checkpoint::weights::{Weights, git_lfs_pointer};
-use crate::encoder::{BatchBounds, Encode, check_heads, rows};
+use crate::encoder::{BatchBounds, Encode};
 use crate::error::{Error, Result};
-use crate::heads::{Heads, Output};
+use crate::graph::heads::{output, over_token_vectors};
+use crate::heads::Heads;
+use crate::heads::outputs::{PackedOutputs, SparseOutput};
+use crate::heads::plan::HeadPlan;
 use crate::runtime::Runtime;
-use crate::session::{LoadedSession, builder, with_data_folder};
-use interface::{Inputs, Tokens};
-pub(crate) use interface::{OutputKind, Probed, Wanted};
+use crate::session::{LoadedSession, SharedGraph, builder, with_data_folder};
+use encoder::GivenEncoder;
+use interface::{Extra, Inputs};
+use outputs::{GivenOutputs, Used};
 
 /// Where a checkpoint keeps a finished graph.
 const FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
-/// Beyond about this many tokens a larger run is no faster on CPU, and only takes more memory.
-const TOKENS_PER_RUN: usize = 512;
-
 /// An `.onnx` file that can be opened any number of times.
 pub(crate) struct GivenModel {
     runtime: Runtime,
@@ -38,11 +43,68 @@ pub(crate) struct GivenModel {
     bytes: u64,
     // Some graphs give a sequence another vector when it has company; see `external`.
     one_by_one: bool,
-    positions: Option<PositionIds>,
+    family: Family,
     bounds: Option<BatchBounds>,
-    output: Option<OutputKind>,
+    outputs: Option<Arc<Outputs>>,
     // The session that looked the graph over; the first encoder of one thread takes it.
     probe: Mutex<Option<LoadedSession>>,
+}
+
+/// What config.json tells of a graph that does not tell itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Family {
+    /// How positions are numbered.
+    pub(crate) positions: Option<PositionIds>,
+    /// How many task adapters there are.
+    pub(crate) adapters: Option<usize>,
+}
+
+/// What the checkpoint around a graph wants of it.
+pub(crate) struct Meaning<'a> {
+    /// The heads that the checkpoint has.
+    pub(crate) plan: HeadPlan,
+    /// The weights of those that may not be in the graph.
+    pub(crate) weights: &'a Weights,
+    /// How the operator wants token vectors pooled.
+    pub(crate) pooling: Option<Pooling>,
+    /// Tokens that get no lexical weight.
+    pub(crate) left_out: HashSet<u32>,
+}
+
+/// What a first run showed.
+#[derive(Debug, Clone)]
+pub(crate) struct Probed {
+    pub(crate) heads: Heads,
+    /// Lengths of the vectors of a text and of a token; 0 when there are none.
+    pub(crate) dimensions: usize,
+    pub(crate) token_dimensions: usize,
+    /// How many logits a text gets.
+    pub(crate) labels: usize,
+    /// How token vectors are pooled here; `None` when the graph did it.
+    pub(crate) pooling: Option<Pooling>,
+    /// Element type of the output, such as `float32`.
+    pub(crate) dtype: String,
+}
+
+/// Where the heads come from: outputs of the graph, and a small graph of ours behind it for what
+/// the checkpoint has and the graph lacks.
+struct Outputs {
+    given: GivenOutputs,
+    behind: Option<Behind>,
+}
+
+/// Heads over the token vectors of a given graph.
+struct Behind {
+    token_vectors: Used,
+    graph: SharedGraph,
+    outputs: PackedOutputs,
+}
+
+impl Outputs {
+    fn heads(&self) -> Heads {
+        let behind = self.behind.as_ref();
+        self.given.heads() | behind.map_or(Heads::NONE, |behind| behind.outputs.heads)
+    }
 }
 
 enum ModelBytes {
@@ -89,11 +151,7 @@ pub(crate) fn beside(dir: &Path) -> Option<PathBuf> {
 
 impl GivenModel {
     /// Reads the file and finds the tensors that it keeps elsewhere.
-    pub(crate) fn open(
-        file: &Path,
-        runtime: &Runtime,
-        positions: Option<PositionIds>,
-    ) -> Result<Self> {
+    pub(crate) fn open(file: &Path, runtime: &Runtime, family: Family) -> Result<Self> {
         let unreadable = |error: std::io::Error| Error::checkpoint(file, error.to_string());
         let opened = File::open(file).map_err(unreadable)?;
         // SAFETY: the map is private and read-only; see `Weights` on who may touch the file.
@@ -114,9 +172,9 @@ impl GivenModel {
             data_folder: survey.data_folder,
             bytes,
             one_by_one: survey.scales_by_batch,
-            positions,
+            family,
             bounds: None,
-            output: None,
+            outputs: None,
             probe: Mutex::new(None),
         })
     }
@@ -128,18 +186,64 @@ impl GivenModel {
 
     /// Opens the graph, runs three tokens through it and sees what comes out.
     ///
-    /// `pooling` is how to pool token vectors, and whether the operator insists on it.
-    pub(crate) fn probe(&mut self, pooling: Wanted) -> Result<Probed> {
+    /// # Errors
+    /// `Error::Checkpoint` when the graph cannot be run or gives nothing of use.
+    pub(crate) fn probe(&mut self, meaning: Meaning<'_>) -> Result<Probed> {
+        let Meaning { mut plan, .. } = meaning;
         let mut session = self.session(1)?;
-        let inputs = Inputs::find(&session, self.positions).map_err(|e| self.named(e))?;
+        let inputs = Inputs::find(&session, self.family.positions).map_err(|e| self.named(e))?;
         self.one_by_one |= inputs.single_sequence;
-        let batch = [0i64; 3];
-        let mut tokens = Tokens::default();
-        tokens.extend(&batch, &batch, self.positions.unwrap_or_default());
-        let run = session.run(inputs.values(&tokens, [1, 3])?)?;
-        let probed = interface::choose(&run, pooling, [1, 3]).map_err(|e| self.named(e))?;
+        let batch = Batch {
+            input_ids: vec![0; 3],
+            token_type_ids: vec![0; 3],
+            cu_seqlens: vec![0, 3],
+            pool_cu_seqlens: vec![0, 3],
+            adapters: vec![None],
+            heads: Heads::NONE,
+        };
+        let extra = Extra::new(&batch, self.family.positions.unwrap_or_default());
+        let run = session.run(inputs.values(&batch, &extra)?)?;
+        let mut given = recognise::choose(&run, [1, 3], &mut plan, meaning.pooling)
+            .map_err(|error| self.named(error))?;
         drop(run);
-        self.output = Some(probed.output.clone());
+        given.left_out = meaning.left_out.clone();
+        let mut probed = Probed {
+            heads: given.heads(),
+            dimensions: given.dense.as_ref().map_or(0, |used| used.width),
+            token_dimensions: given
+                .multi_vector
+                .as_ref()
+                .map_or(0, |(used, _)| used.width),
+            labels: given.scores.as_ref().map_or(0, |used| used.width),
+            pooling: plan.dense.as_ref().map(|dense| dense.pooling),
+            dtype: given
+                .used()
+                .map(|used| used.dtype.to_owned())
+                .next()
+                .unwrap_or_default(),
+        };
+        let behind = match given.token_vectors.clone() {
+            Some(token_vectors) => {
+                let graph = over_token_vectors(&plan, meaning.weights, token_vectors.width)?;
+                let width = |output: &str| graph.width(output).unwrap_or(0);
+                probed.heads = probed.heads | plan.heads();
+                probed.dimensions = probed.dimensions.max(width(output::DENSE));
+                probed.token_dimensions = probed.token_dimensions.max(width(output::MULTI_VECTOR));
+                Some(Behind {
+                    token_vectors,
+                    graph: SharedGraph::new(&self.runtime, graph)?,
+                    outputs: PackedOutputs {
+                        heads: plan.heads(),
+                        sparse: plan.sparse.as_ref().map(|_| SparseOutput::Lexical {
+                            left_out: meaning.left_out,
+                        }),
+                        skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
+                    },
+                })
+            }
+            None => None,
+        };
+        self.outputs = Some(Arc::new(Outputs { given, behind }));
         *self.probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         Ok(probed)
     }
@@ -152,7 +256,7 @@ impl GivenModel {
 
     /// Makes an encoder. `probe` and `bounded` come first.
     pub(crate) fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
-        let (Some(bounds), Some(output)) = (self.bounds, self.output.clone()) else {
+        let (Some(bounds), Some(outputs)) = (self.bounds, self.outputs.clone()) else {
             return Err(Error::Runtime("the graph was not looked over".to_owned()));
         };
         let probe = if threads == 1 {
@@ -164,13 +268,18 @@ impl GivenModel {
             None
         };
         let session = probe.map_or_else(|| self.session(threads), Ok)?;
+        let behind = outputs.behind.as_ref();
+        let behind = behind
+            .map(|behind| behind.graph.session(threads))
+            .transpose()?;
         Ok(Box::new(GivenEncoder {
-            inputs: Inputs::find(&session, self.positions)?,
+            inputs: Inputs::find(&session, self.family.positions)?,
             session,
+            behind,
             bounds,
-            output,
+            outputs,
             one_by_one: self.one_by_one,
-            positions: self.positions.unwrap_or_default(),
+            family: self.family,
         }))
     }
 
@@ -198,92 +307,6 @@ impl GivenModel {
             other => other,
         }
     }
-}
-
-struct GivenEncoder {
-    session: LoadedSession,
-    inputs: Inputs,
-    bounds: BatchBounds,
-    output: OutputKind,
-    one_by_one: bool,
-    positions: PositionIds,
-}
-
-impl Encode for GivenEncoder {
-    fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
-        if batch.sequences() == 0 {
-            return Ok(Vec::new());
-        }
-        self.bounds.check(batch)?;
-        check_heads(Heads::DENSE, batch.heads)?;
-        let ranges: Vec<_> = batch.ranges().collect();
-        let mut order: Vec<usize> = (0..ranges.len()).collect();
-        order.sort_by_key(|&sequence| ranges[sequence].len());
-        let mut outputs: Vec<Option<Output>> = vec![None; ranges.len()];
-        for same_length in order.chunk_by(|&a, &b| ranges[a].len() == ranges[b].len()) {
-            let length = ranges[same_length[0]].len();
-            let per_run = if self.one_by_one {
-                1
-            } else {
-                (TOKENS_PER_RUN / length).max(1)
-            };
-            for group in same_length.chunks(per_run) {
-                let mut tokens = Tokens::default();
-                for &sequence in group {
-                    let range = ranges[sequence].clone();
-                    let types = &batch.token_type_ids[range.clone()];
-                    tokens.extend(&batch.input_ids[range], types, self.positions);
-                }
-                let vectors = self.run(&tokens, [group.len(), length])?;
-                for (&sequence, vector) in group.iter().zip(vectors) {
-                    outputs[sequence] = Some(vector);
-                }
-            }
-        }
-        let missing = || Error::Runtime("the graph returned too few vectors".to_owned());
-        outputs
-            .into_iter()
-            .map(|output| output.ok_or_else(missing))
-            .collect()
-    }
-}
-
-impl GivenEncoder {
-    /// Runs sequences of one length: `[sequences, length]` → one vector each.
-    fn run(&mut self, tokens: &Tokens, shape: [usize; 2]) -> Result<Vec<Output>> {
-        let [sequences, length] = shape;
-        let run = self.session.run(self.inputs.values(tokens, shape)?)?;
-        let (shape, values) = interface::extract(&run[self.output.name()])?;
-        match &self.output {
-            OutputKind::Pooled { .. } => rows(&shape, &values, sequences),
-            OutputKind::Tokens { pooling, .. } => {
-                let hidden = *shape.last().unwrap_or(&0) as usize;
-                if shape != [sequences as i64, length as i64, hidden as i64] || hidden == 0 {
-                    return Err(Error::Runtime(format!(
-                        "token vectors of shape `{shape:?}`"
-                    )));
-                }
-                pool(*pooling, &values, [sequences, length, hidden])
-            }
-        }
-    }
-}
-
-/// Pools `[sequences, length, hidden]`, which is what packed sequences of one length look like.
-fn pool(pooling: Pooling, values: &[f32], shape: [usize; 3]) -> Result<Vec<Output>> {
-    let [sequences, length, hidden_size] = shape;
-    let cu_seqlens: Vec<i32> = (0..=sequences)
-        .map(|index| (index * length) as i32)
-        .collect();
-    let packed = PackedHidden {
-        hidden: values,
-        hidden_size,
-        cu_seqlens: &cu_seqlens,
-    };
-    let mut pooled = vec![0.0; sequences * hidden_size];
-    let execution = Execution::sequential(Isa::detect());
-    retort_kernels::pooling::pool(pooling, &packed, execution, &mut pooled)?;
-    rows(&[sequences as i64, hidden_size as i64], &pooled, sequences)
 }
 
 #[cfg(test)]

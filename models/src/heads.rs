@@ -4,7 +4,7 @@ pub(crate) mod outputs;
 pub(crate) mod plan;
 
 use std::fmt;
-use std::ops::BitOr;
+use std::ops::{BitAnd, BitOr};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,14 @@ impl BitOr for Heads {
     }
 }
 
+impl BitAnd for Heads {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
 impl FromIterator<Head> for Heads {
     fn from_iter<I: IntoIterator<Item = Head>>(heads: I) -> Self {
         heads
@@ -183,6 +191,7 @@ mod tests {
         assert_eq!(set.to_string(), "dense, sparse");
         assert!(!set.contains(Head::Score) && set.contains(Head::Sparse));
         assert_eq!(set.without(Heads::DENSE), Head::Sparse.into());
+        assert_eq!(set & (Heads::DENSE | Heads::SCORE), Heads::DENSE);
         assert!(Heads::NONE.is_empty() && !set.is_empty());
         for head in Head::ALL {
             assert_eq!(Head::from_name(head.name()), Some(head));

@@ -9,12 +9,12 @@ use crate::architectures::{self, Architecture, Sizes};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::encoder::{BatchBounds, Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
-use crate::given::{GivenModel, Wanted};
+use crate::given::{Family, GivenModel, Meaning};
 use crate::graph::heads::output;
 use crate::graph::{BuiltGraph, blocks};
 use crate::heads::Heads;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
-use crate::heads::plan::{HeadPlan, SparsePlan};
+use crate::heads::plan::{self, HeadPlan, SparsePlan};
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -56,7 +56,8 @@ pub struct EncoderInfo {
     pub token_dimensions: usize,
     /// How many logits a text or pair gets; 0 without a classifier.
     pub labels: usize,
-    /// What the logits stand for, in order; empty when the checkpoint does not say.
+    /// What the logits stand for, in order; empty when the checkpoint does not say, or names
+    /// another number of them than there are.
     pub label_names: Vec<String>,
     /// The longest input in tokens, special tokens included.
     pub max_tokens: usize,
@@ -130,7 +131,7 @@ impl EncoderModel {
             dimensions,
             token_dimensions: graph.width(output::MULTI_VECTOR).unwrap_or(0),
             labels: graph.width(output::SCORES).unwrap_or(0),
-            label_names: plan.score.clone().unwrap_or_default(),
+            label_names: label_names(&checkpoint, graph.width(output::SCORES).unwrap_or(0))?,
             pooling: plan.dense.as_ref().map(|dense| dense.pooling),
             max_tokens: max_tokens(&checkpoint, limit, options)?,
             matryoshka: matryoshka(&checkpoint, dimensions),
@@ -164,12 +165,22 @@ impl EncoderModel {
         let config = &checkpoint.config;
         // Only a known family tells where positions start.
         let positions = architectures::position_ids(config)?;
-        let mut given = GivenModel::open(file, &options.runtime, positions)?;
-        let wanted = match options.pooling {
-            Some(pooling) => Wanted::Operator(pooling),
-            None => Wanted::Checkpoint(checkpoint.modules.pooling),
+        let family = Family {
+            positions,
+            adapters: config
+                .get("lora_adaptations")
+                .and_then(|names| names.as_array())
+                .map(Vec::len),
         };
-        let probed = given.probe(wanted)?;
+        let mut weights = Weights::none(dir);
+        let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
+        let mut given = GivenModel::open(file, &options.runtime, family)?;
+        let probed = given.probe(Meaning {
+            plan,
+            weights: &weights,
+            pooling: options.pooling,
+            left_out: tokenizer.frame_tokens(dir)?,
+        })?;
         let limit = positions.unwrap_or_default().limit(config)?;
         let limit = limit.unwrap_or(usize::MAX);
         let vocab_size = config
@@ -187,13 +198,13 @@ impl EncoderModel {
                 .optional_text("model_type")?
                 .unwrap_or("onnx")
                 .to_owned(),
-            heads: Heads::DENSE,
+            heads: probed.heads,
             dimensions: probed.dimensions,
-            token_dimensions: 0,
-            labels: 0,
-            label_names: Vec::new(),
+            token_dimensions: probed.token_dimensions,
+            labels: probed.labels,
+            label_names: label_names(&checkpoint, probed.labels)?,
             max_tokens,
-            pooling: probed.output.pooling(),
+            pooling: probed.pooling,
             vocab_size,
             parameters: 0,
             weights_bytes: given.bytes(),
@@ -376,6 +387,18 @@ fn max_tokens(checkpoint: &Checkpoint, limit: usize, options: &LoadOptions) -> R
             .max_seq_length
             .map_or(limit, |length| length.min(limit))),
     }
+}
+
+/// The names of so many logits.
+fn label_names(checkpoint: &Checkpoint, labels: usize) -> Result<Vec<String>> {
+    if labels == 0 {
+        return Ok(Vec::new());
+    }
+    let mut names = plan::labels(checkpoint)?;
+    if names.len() != labels {
+        names.clear();
+    }
+    Ok(names)
 }
 
 fn matryoshka(checkpoint: &Checkpoint, dimensions: usize) -> Vec<usize> {

@@ -2,6 +2,7 @@
 //! Tulkens and van Dongen 2024). Rows are read where they lie in the file; no graph, no session.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -320,10 +321,16 @@ impl Encode for StaticEncoder {
         }
         self.bounds.check(batch)?;
         check_heads(Heads::DENSE, batch.heads)?;
-        let means = batch.ranges().map(|tokens| {
-            Output::of_dense(self.table.mean(&batch.input_ids[tokens], &mut self.sums))
-        });
-        Ok(means.collect())
+        let ends = batch.pool_cu_seqlens.windows(2);
+        let mut pieces = ends.map(|ends| ends[0] as usize..ends[1] as usize);
+        let mut vector = |pieces: &mut dyn Iterator<Item = Range<usize>>| {
+            let mean = |tokens| self.table.mean(&batch.input_ids[tokens], &mut self.sums);
+            Output::of_dense(pieces.flat_map(mean).collect())
+        };
+        let counts = batch.pieces_per_sequence();
+        Ok(counts
+            .map(|count| vector(&mut pieces.by_ref().take(count)))
+            .collect())
     }
 }
 

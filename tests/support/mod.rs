@@ -1,6 +1,7 @@
 //! What several tests need: ONNX Runtime, MiniLM, servers on free ports, a small HTTP client.
 
 pub mod client;
+pub mod numbers;
 pub mod server;
 
 use std::{path::PathBuf, sync::LazyLock};

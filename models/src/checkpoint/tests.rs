@@ -1,3 +1,5 @@
+mod mutations;
+
 use std::fs;
 
 use proptest::prelude::*;

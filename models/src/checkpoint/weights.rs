@@ -74,13 +74,18 @@ impl Weights {
     /// # Errors
     /// `Error::Checkpoint` when there are none in a form that is read, or a header is malformed.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut weights = Self {
+        let mut weights = Self::none(dir);
+        weights.include(dir, "")?;
+        Ok(weights)
+    }
+
+    /// No tensors yet, for a checkpoint in `dir` whose graph has its own.
+    pub(crate) fn none(dir: &Path) -> Self {
+        Self {
             dir: dir.to_owned(),
             tensors: HashMap::new(),
             main: None,
-        };
-        weights.include(dir, "")?;
-        Ok(weights)
+        }
     }
 
     /// Adds the weights in another directory, a module's, with `prefix` before their names.

@@ -36,6 +36,7 @@ pub(super) fn survey(file: &Path, model: &[u8]) -> Result<Survey> {
     let mut visitor = Visitor {
         file,
         real: Vec::new(),
+        tensor: ExternalTensor::default(),
         survey: Survey::default(),
     };
     let rewritten = visitor.visit(model, Kind::Model, 0)?;
@@ -81,8 +82,25 @@ impl Kind {
 struct Visitor<'a> {
     file: &'a Path,
     // Names of data files as the model has them, and as they really are.
-    real: Vec<(String, String)>,
+    real: Vec<DataFile>,
+    // What is known of the tensor that is being visited.
+    tensor: ExternalTensor,
     survey: Survey,
+}
+
+/// A file of tensors: its name as the model has it, as it really is, and its size.
+struct DataFile {
+    name: String,
+    real: String,
+    bytes: u64,
+}
+
+/// Where a tensor says that its numbers are.
+#[derive(Debug, Default)]
+struct ExternalTensor {
+    file_bytes: Option<u64>,
+    offset: u64,
+    length: u64,
 }
 
 impl Visitor<'_> {
@@ -91,6 +109,7 @@ impl Visitor<'_> {
         match kind {
             _ if depth > MAX_DEPTH => return Err(self.malformed("is nested too deeply")),
             Kind::Location => return self.location(message),
+            Kind::Tensor => self.tensor = ExternalTensor::default(),
             Kind::OperatorName => {
                 self.survey.scales_by_batch |= message.starts_with(b"DynamicQuantize");
                 return Ok(None);
@@ -115,6 +134,9 @@ impl Visitor<'_> {
         }
         if let Some(out) = &mut changed {
             out.extend_from_slice(&message[copied..]);
+        }
+        if kind == Kind::Tensor {
+            self.check_range()?;
         }
         Ok(changed)
     }
@@ -149,25 +171,63 @@ impl Visitor<'_> {
         })
     }
 
-    /// Puts the real name of a data file into a `StringStringEntryProto`.
+    /// Refuses a tensor that would be read beyond the end of its file.
+    fn check_range(&self) -> Result<()> {
+        let ExternalTensor { offset, length, .. } = self.tensor;
+        let end = offset.checked_add(length);
+        match self.tensor.file_bytes {
+            Some(bytes) if end.is_none_or(|end| end > bytes) => Err(self.malformed(&format!(
+                "a tensor of `{length}` bytes begins at byte `{offset}` of a file of `{bytes}` \
+                 bytes; is the file complete"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the real name of a data file into a `StringStringEntryProto`, and takes note of the
+    /// numbers in others.
     fn location(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>> {
         let entry = StringStringEntryProto::decode(message);
         let entry = entry.map_err(|error| self.malformed(&error.to_string()))?;
-        if entry.key != "location" {
-            return Ok(None);
-        }
-        let known = self.real.iter().find(|(name, _)| *name == entry.value);
-        let value = match known {
-            Some((_, real)) => real.clone(),
-            None => self.resolve(&entry.value)?,
+        let number = || {
+            entry.value.parse::<u64>().map_err(|_| {
+                let StringStringEntryProto { key, value } = &entry;
+                self.malformed(&format!(
+                    "the {key} `{value}` of a tensor is no whole number"
+                ))
+            })
         };
+        match entry.key.as_str() {
+            "location" => {}
+            "offset" => {
+                self.tensor.offset = number()?;
+                return Ok(None);
+            }
+            "length" => {
+                self.tensor.length = number()?;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        }
+        let known = self.real.iter().position(|data| data.name == entry.value);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let data = self.resolve(&entry.value)?;
+                self.real.push(data);
+                self.real.len() - 1
+            }
+        };
+        let data = &self.real[index];
+        self.tensor.file_bytes = Some(data.bytes);
+        let value = data.real.clone();
         Ok(Some(
             StringStringEntryProto { value, ..entry }.encode_to_vec(),
         ))
     }
 
     /// Finds a data file beside the model.
-    fn resolve(&mut self, name: &str) -> Result<String> {
+    fn resolve(&mut self, name: &str) -> Result<DataFile> {
         let refuse = |what: &str| {
             Err(Error::checkpoint(
                 self.file,
@@ -185,7 +245,11 @@ impl Visitor<'_> {
         let Ok(real) = beside.canonicalize() else {
             return refuse("does not exist");
         };
-        let bytes = real.metadata().map_or(0, |metadata| metadata.len());
+        let metadata = real.metadata().ok().filter(std::fs::Metadata::is_file);
+        let Some(metadata) = metadata else {
+            return refuse("is not a file");
+        };
+        let bytes = metadata.len();
         if bytes <= 1024 && git_lfs_pointer(&json::read_bytes(&real)?).is_some() {
             return refuse("is a Git LFS pointer, not the file itself; run `git lfs pull`");
         }
@@ -202,9 +266,11 @@ impl Visitor<'_> {
         }
         self.survey.data_folder = Some(folder.to_owned());
         self.survey.data_bytes += bytes;
-        let file = file.to_string_lossy().into_owned();
-        self.real.push((name.to_owned(), file.clone()));
-        Ok(file)
+        Ok(DataFile {
+            name: name.to_owned(),
+            real: file.to_string_lossy().into_owned(),
+            bytes,
+        })
     }
 
     fn malformed(&self, message: &str) -> Error {
@@ -220,3 +286,6 @@ struct Field {
     body: Option<std::ops::Range<usize>>,
     end: usize,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,15 @@
+mod bge_m3;
+
 use std::fs;
 
 use prost::Message;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::*;
-use crate::checkpoint::Weights;
 use crate::graph::onnx::ModelProto;
-use crate::graph::{Dim, ElementType, Graph, Node};
+use crate::graph::{Attribute, Dim, ElementType, Graph, Node};
+use crate::heads::Head;
+use crate::heads::plan::DensePlan;
 
 /// A folder with weights of eight rows (row `n` is `[n, -n]`), and a model that looks rows up in
 /// them: `[sequences, length]` → `last_hidden_state` `[sequences, length, 2]`.
@@ -68,11 +71,33 @@ fn cached_library() -> Option<PathBuf> {
     })
 }
 
-fn encoder(file: &Path, wanted: Wanted) -> Option<Result<Box<dyn Encode>>> {
+/// What a checkpoint means that says no more than how to pool.
+fn meaning(weights: &Weights, pooling: Option<Pooling>) -> Meaning<'_> {
+    let dense = pooling.map(|pooling| DensePlan {
+        pooling,
+        layers: Vec::new(),
+    });
+    Meaning {
+        plan: HeadPlan {
+            dense,
+            ..HeadPlan::default()
+        },
+        weights,
+        pooling: None,
+        left_out: HashSet::new(),
+    }
+}
+
+fn encoder(file: &Path, pooling: Option<Pooling>) -> Option<Result<Box<dyn Encode>>> {
     let runtime = runtime()?;
     let open = || {
-        let mut given = GivenModel::open(file, &runtime, None)?;
-        given.probe(wanted)?;
+        let family = Family {
+            positions: None,
+            adapters: Some(5),
+        };
+        let weights = Weights::none(file.parent().unwrap());
+        let mut given = GivenModel::open(file, &runtime, family)?;
+        given.probe(meaning(&weights, pooling))?;
         let bounds = BatchBounds {
             vocab_size: 8,
             token_types: None,
@@ -114,7 +139,7 @@ fn tensors_in_linked_files_are_found() {
         .value = "b2".to_owned();
     assert_eq!(rewritten, expected);
 
-    let Some(encoder) = encoder(&path, Wanted::Checkpoint(Some(Pooling::Mean))) else {
+    let Some(encoder) = encoder(&path, Some(Pooling::Mean)) else {
         return;
     };
     let mut encoder = encoder.unwrap();
@@ -218,7 +243,7 @@ fn inputs_and_outputs_that_cannot_be_used_are_named() {
         (vec![IDS], None, "set the pooling"),
     ] {
         let (_dir, path) = lookup(&inputs);
-        let Some(encoder) = encoder(&path, Wanted::Checkpoint(wanted)) else {
+        let Some(encoder) = encoder(&path, wanted) else {
             return;
         };
         let error = encoder.err().unwrap().to_string();
@@ -232,7 +257,7 @@ fn inputs_and_outputs_that_cannot_be_used_are_named() {
         ("input_ids", ElementType::I32),
         ("attention_mask", ElementType::I32),
     ]);
-    let Some(encoder) = encoder(&path, Wanted::Checkpoint(Some(Pooling::Cls))) else {
+    let Some(encoder) = encoder(&path, Some(Pooling::Cls)) else {
         return;
     };
     assert!(encoder.is_ok());
@@ -281,6 +306,145 @@ fn positions_are_those_of_the_family() {
         assert!(encode(&mut *encoder, &vec![3; limit]).is_ok());
         let error = encode(&mut *encoder, &vec![3; limit + 1]).unwrap_err();
         assert!(matches!(error, Error::InputTooLong { .. }), "{error}");
+    }
+}
+
+/// As `lookup`, with the number of the task adapter added to every number, and the outputs that
+/// jina-embeddings-v3 has: token vectors, and something per sequence that is no embedding.
+fn with_adapter(shape: &[Dim]) -> (tempfile::TempDir, PathBuf) {
+    let (dir, path) = lookup(&[IDS]);
+    let weights = Weights::open(dir.path()).unwrap();
+    let mut graph = Graph::new("adapters", &weights);
+    let ids = [Dim::Named("sequences"), Dim::Named("length")];
+    let input = graph.input("input_ids", ElementType::I64, &ids);
+    let adapter = graph.input("task_id", ElementType::I64, shape);
+    let table = graph.weight("table", &[8, 2]).unwrap();
+    let zero = graph.scalar(0.0);
+    let rows = [ids[0], ids[1], Dim::Fixed(2)];
+    let node = |operator, inputs: &[&_], attributes: &[_]| {
+        let node = Node {
+            operator,
+            domain: "",
+            inputs,
+            attributes,
+        };
+        graph.node(node, &rows)
+    };
+    let mut node = node;
+    let found = node("Gather", &[&table, &input], &[]);
+    let number = node("Cast", &[&adapter], &[("to", Attribute::Int(1))]);
+    let sum = node("Add", &[&found, &number], &[]);
+    let first = node("Cast", &[&zero], &[("to", Attribute::Int(7))]);
+    let other = node("Gather", &[&found, &first], &[("axis", Attribute::Int(1))]);
+    graph.output("text_embeds", &sum);
+    graph.output("13049", &other);
+    fs::write(&path, graph.finish().model).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn sequences_of_one_task_adapter_run_together() {
+    for shape in [&[][..], &[Dim::Fixed(1)]] {
+        let (_dir, path) = with_adapter(shape);
+        let Some(encoder) = encoder(&path, Some(Pooling::Cls)) else {
+            return;
+        };
+        let mut encoder = encoder.unwrap();
+        let mut batch = Batch::default();
+        let encoding = |id: u32, adapter| crate::Encoding {
+            input_ids: vec![id, 1],
+            token_type_ids: vec![0; 2],
+            adapter,
+            ..Default::default()
+        };
+        for (id, adapter) in [(3, 2), (4, 0), (5, 2), (6, 4), (7, 0)] {
+            batch.push(&encoding(id, Some(adapter)));
+        }
+        let outputs = encoder.encode(&batch).unwrap();
+        let firsts: Vec<f32> = outputs
+            .iter()
+            .map(|o| o.dense.as_ref().unwrap()[0])
+            .collect();
+        assert_eq!(firsts, [5.0, 4.0, 7.0, 10.0, 7.0]);
+        for (adapter, word) in [(None, "name a task"), (Some(5), "0 to `4`")] {
+            let mut batch = Batch::default();
+            batch.push(&encoding(1, Some(1)));
+            batch.push(&encoding(1, adapter));
+            let error = encoder.encode(&batch).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+    let (_dir, path) = with_adapter(&[Dim::Fixed(2)]);
+    let Some(encoder) = encoder(&path, Some(Pooling::Cls)) else {
+        return;
+    };
+    let error = encoder.err().unwrap().to_string();
+    assert!(error.contains("`task_id` has shape"), "{error}");
+}
+
+/// Changed at random, a small model either runs or is refused, by us or by ONNX Runtime.
+#[test]
+fn mutated_models_run_or_are_refused() {
+    let (_dir, path) = lookup(&[IDS]);
+    let model = fs::read(&path).unwrap();
+    let mut state = 3_u64;
+    let mut dice = |bound: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    let (mut ran, mut refused) = (0, 0);
+    for _ in 0..ROUNDS {
+        let mut model = model.clone();
+        for _ in 0..=dice(2) {
+            let at = dice(model.len());
+            match dice(4) {
+                0 => model[at] = dice(256) as u8,
+                1 => model[at] ^= 1 << dice(8),
+                2 => model.insert(at, [0, 1, 0x7f, 0xff][dice(4)]),
+                _ => _ = model.remove(at),
+            }
+        }
+        fs::write(&path, model).unwrap();
+        let Some(encoder) = encoder(&path, Some(Pooling::Mean)) else {
+            return;
+        };
+        let mut batch = Batch::default();
+        batch.push(&crate::Encoding {
+            input_ids: vec![1, 3],
+            token_type_ids: vec![0; 2],
+            ..Default::default()
+        });
+        match encoder.and_then(|mut encoder| encoder.encode(&batch)) {
+            Ok(_) => ran += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(ran > 0 && refused > 0, "{ran} ran, {refused} refused");
+}
+
+const ROUNDS: usize = 400;
+
+/// A shape that needs more numbers than the data file has.
+#[test]
+fn a_tensor_larger_than_its_file_is_refused() {
+    let (_dir, path) = lookup(&[IDS]);
+    let model = ModelProto::decode(&fs::read(&path).unwrap()[..]).unwrap();
+    for rows in [9, 1 << 20, 1 << 40, i64::MAX, -8] {
+        for with_length in [false, true] {
+            let mut model = model.clone();
+            let table = &mut model.graph.as_mut().unwrap().initializer[0];
+            table.dims = vec![rows, 2];
+            table
+                .external_data
+                .retain(|entry| with_length || entry.key != "length");
+            fs::write(&path, model.encode_to_vec()).unwrap();
+            let Some(encoder) = encoder(&path, Some(Pooling::Mean)) else {
+                return;
+            };
+            assert!(encoder.is_err(), "{rows} rows, length told: {with_length}");
+        }
     }
 }
 

@@ -4,10 +4,9 @@ use retort_kernels::Pooling;
 
 use super::blocks::Blocks;
 use super::ops::Activation;
-use super::{Dim, Value};
+use super::{BuiltGraph, Dim, ElementType, Graph, Value};
 use crate::architectures::{LanguageModel, Step};
-use crate::checkpoint::Config;
-use crate::checkpoint::modules::DenseModule;
+use crate::checkpoint::{Config, Weights};
 use crate::error::{Error, Result};
 use crate::heads::plan::{HeadPlan, SparsePlan};
 
@@ -24,6 +23,10 @@ pub(crate) mod output {
     /// `[sequences, labels]`
     pub(crate) const SCORES: &str = "logits";
 }
+
+/// Inputs of `over_token_vectors`.
+pub(crate) const TOKEN_VECTORS: &str = "token_vectors";
+pub(crate) const PIECES: &str = "pool_cu_seqlens";
 
 /// Where sequences and pooled pieces begin.
 pub(super) struct Offsets {
@@ -43,36 +46,16 @@ impl Blocks<'_> {
         config: &Config,
     ) -> Result<()> {
         let sequences = &offsets.cu_seqlens;
-        if let Some(dense) = &plan.dense {
-            let pieces = offsets.pool_cu_seqlens.as_ref().unwrap_or(sequences);
-            let pieces = (pieces, Dim::Named("pieces"));
-            let mut vectors = self.graph.packed_pooling(hidden, pieces, dense.pooling)?;
-            for layer in &dense.layers {
-                vectors = self.dense_layer(layer, &vectors)?;
-            }
-            self.graph.output(output::DENSE, &vectors);
+        let pieces = offsets.pool_cu_seqlens.as_ref().unwrap_or(sequences);
+        self.graph.token_vector_heads(plan, hidden, pieces)?;
+        if plan.sparse == Some(SparsePlan::Vocabulary) {
+            let language_model = self.architecture.language_model.ok_or_else(|| {
+                Error::Unsupported("this family has no masked language model".to_owned())
+            })?;
+            let weights = self.vocabulary_weights(language_model, [hidden, sequences], config)?;
+            self.graph.output(output::VOCABULARY, &weights);
         }
-        match &plan.sparse {
-            Some(SparsePlan::Lexical(name)) => {
-                let weights = self.head_linear(name, hidden)?;
-                let weights = self.graph.activation(&weights, Activation::Relu);
-                self.graph.output(output::LEXICAL, &weights);
-            }
-            Some(SparsePlan::Vocabulary) => {
-                let language_model = self.architecture.language_model.ok_or_else(|| {
-                    Error::Unsupported("this family has no masked language model".to_owned())
-                })?;
-                let weights =
-                    self.vocabulary_weights(language_model, [hidden, sequences], config)?;
-                self.graph.output(output::VOCABULARY, &weights);
-            }
-            None => {}
-        }
-        if let Some(multi_vector) = &plan.multi_vector {
-            let vectors = self.head_linear(&multi_vector.projection, hidden)?;
-            self.graph.output(output::MULTI_VECTOR, &vectors);
-        }
-        if plan.score.is_some() {
+        if plan.score {
             let scores = self.scores([hidden, sequences], config)?;
             self.graph.output(output::SCORES, &scores);
         }
@@ -133,26 +116,10 @@ impl Blocks<'_> {
         Ok(x)
     }
 
-    /// A dense module of sentence-transformers: `[pieces, in]` → `[pieces, out]`
-    fn dense_layer(&mut self, layer: &DenseModule, x: &Value) -> Result<Value> {
-        let x = self.head_linear(&format!("{}linear", layer.prefix), x)?;
-        Ok(match layer.activation {
-            Some(activation) => self.graph.activation(&x, activation),
-            None => x,
-        })
-    }
-
     /// A linear layer whose width is told by its weight. `[n, in]` → `[n, out]`
     fn head_linear(&mut self, name: &str, x: &Value) -> Result<Value> {
         let name = self.full_name(name, ".weight");
-        let weight = self.head_weight(&format!("{name}.weight"))?;
-        let bias = format!("{name}.bias");
-        let bias = self
-            .graph
-            .has_weight(&bias)
-            .then(|| self.head_weight(&bias))
-            .transpose()?;
-        self.graph.linear(x, &weight, bias.as_ref())
+        self.graph.named_linear(&name, x)
     }
 
     fn head_norm(&mut self, name: &str, x: &Value) -> Result<Value> {
@@ -170,9 +137,83 @@ impl Blocks<'_> {
         }
     }
 
-    /// A weight in the shape that it has.
     fn head_weight(&mut self, name: &str) -> Result<Value> {
-        let shape = self.graph.weight_shape(name)?;
-        self.graph.weight(name, &shape)
+        self.graph.whole_weight(name)
     }
+}
+
+impl Graph<'_> {
+    /// The heads that need nothing of a family but its token vectors, `[tokens, hidden]`; `pieces`
+    /// are the offsets that the vectors of texts are pooled by.
+    fn token_vector_heads(
+        &mut self,
+        plan: &HeadPlan,
+        hidden: &Value,
+        pieces: &Value,
+    ) -> Result<()> {
+        if let Some(dense) = &plan.dense {
+            let pieces = (pieces, Dim::Named("pieces"));
+            let mut vectors = self.packed_pooling(hidden, pieces, dense.pooling)?;
+            for layer in &dense.layers {
+                // A dense module of sentence-transformers: `[pieces, in]` → `[pieces, out]`
+                vectors = self.named_linear(&format!("{}linear", layer.prefix), &vectors)?;
+                if let Some(activation) = layer.activation {
+                    vectors = self.activation(&vectors, activation);
+                }
+            }
+            self.output(output::DENSE, &vectors);
+        }
+        if let Some(SparsePlan::Lexical(name)) = &plan.sparse {
+            let weights = self.named_linear(name, hidden)?;
+            if weights.width()? != 1 {
+                return Err(Error::Unsupported(format!(
+                    "`{name}` gives {weights} instead of one weight per token"
+                )));
+            }
+            let weights = self.activation(&weights, Activation::Relu);
+            self.output(output::LEXICAL, &weights);
+        }
+        if let Some(multi_vector) = &plan.multi_vector {
+            let vectors = self.named_linear(&multi_vector.projection, hidden)?;
+            self.output(output::MULTI_VECTOR, &vectors);
+        }
+        Ok(())
+    }
+
+    /// A linear layer of this full name. `[n, in]` → `[n, out]`
+    fn named_linear(&mut self, name: &str, x: &Value) -> Result<Value> {
+        let weight = self.whole_weight(&format!("{name}.weight"))?;
+        let bias = format!("{name}.bias");
+        let bias = self
+            .has_weight(&bias)
+            .then(|| self.whole_weight(&bias))
+            .transpose()?;
+        self.linear(x, &weight, bias.as_ref())
+    }
+
+    /// A weight in the shape that it has.
+    fn whole_weight(&mut self, name: &str) -> Result<Value> {
+        let shape = self.weight_shape(name)?;
+        self.weight(name, &shape)
+    }
+}
+
+/// The heads of a checkpoint whose token vectors a given graph makes. Inputs: `token_vectors`
+/// `[tokens, width]` and, for vectors of texts, `pool_cu_seqlens` `[pieces + 1]`.
+///
+/// # Errors
+/// `Error::Checkpoint` when a weight is missing, `Error::Unsupported` when it has another width.
+pub(crate) fn over_token_vectors(
+    plan: &HeadPlan,
+    weights: &Weights,
+    width: usize,
+) -> Result<BuiltGraph> {
+    let mut graph = Graph::new("heads", weights);
+    let shape = [Dim::Named("tokens"), Dim::Fixed(width)];
+    let hidden = graph.input(TOKEN_VECTORS, ElementType::F32, &shape);
+    let offsets = [Dim::Named("piece_offsets")];
+    // Declared whether or not anything is pooled, so that all runs are alike.
+    let pieces = graph.input(PIECES, ElementType::I32, &offsets);
+    graph.token_vector_heads(plan, &hidden, &pieces)?;
+    Ok(graph.finish())
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::heads::output;
 
 /// The most numbers that the logits of a masked language model may have in one run (256 MiB).
-const MAX_VOCABULARY_LOGITS: usize = 1 << 26;
+pub(crate) const MAX_VOCABULARY_LOGITS: usize = 1 << 26;
 
 /// What the outputs of one model mean.
 #[derive(Debug)]
@@ -74,11 +74,22 @@ impl PackedOutputs {
     /// Takes what the batch wants out of the results of its run.
     pub(crate) fn read(&self, batch: &Batch, results: &SessionOutputs<'_>) -> Result<Vec<Output>> {
         let mut outputs = vec![Output::default(); batch.sequences()];
-        for head in batch.heads.iter() {
+        self.read_into(&mut outputs, batch, results)?;
+        Ok(outputs)
+    }
+
+    /// The same for outputs that have something already: adds the heads that this graph gives.
+    pub(crate) fn read_into(
+        &self,
+        outputs: &mut [Output],
+        batch: &Batch,
+        results: &SessionOutputs<'_>,
+    ) -> Result<()> {
+        for head in (batch.heads & self.heads).iter() {
             match head {
-                Head::Dense => dense(batch, results, &mut outputs)?,
-                Head::Sparse => self.sparse(batch, results, &mut outputs)?,
-                Head::MultiVector => self.multi_vector(batch, results, &mut outputs)?,
+                Head::Dense => dense(batch, results, outputs)?,
+                Head::Sparse => self.sparse(batch, results, outputs)?,
+                Head::MultiVector => self.multi_vector(batch, results, outputs)?,
                 Head::Score => {
                     let table = Table::read(results, output::SCORES, outputs.len())?;
                     for (index, output) in outputs.iter_mut().enumerate() {
@@ -87,7 +98,7 @@ impl PackedOutputs {
                 }
             }
         }
-        Ok(outputs)
+        Ok(())
     }
 
     fn sparse(
@@ -124,15 +135,8 @@ impl PackedOutputs {
         let table = Table::read(results, output::MULTI_VECTOR, batch.tokens())?;
         for (range, output) in batch.ranges().zip(outputs) {
             let first = (range.start + self.skipped).min(range.end);
-            let mut values = table.rows(first..range.end).to_vec();
-            for row in values.chunks_exact_mut(table.width) {
-                l2_normalize(row)
-                    .map_err(|fault| Error::Runtime(format!("a token vector is {fault}")))?;
-            }
-            output.multi_vector = Some(MultiVector {
-                width: table.width,
-                values,
-            });
+            let values = table.rows(first..range.end).to_vec();
+            output.multi_vector = Some(unit_vectors(values, table.width)?);
         }
         Ok(())
     }
@@ -150,9 +154,17 @@ fn dense(batch: &Batch, results: &SessionOutputs<'_>, outputs: &mut [Output]) ->
     Ok(())
 }
 
+/// Vectors of tokens, scaled to length 1. `[tokens, width]`
+pub(crate) fn unit_vectors(mut values: Vec<f32>, width: usize) -> Result<MultiVector> {
+    for row in values.chunks_exact_mut(width) {
+        l2_normalize(row).map_err(|fault| Error::Runtime(format!("a token vector is {fault}")))?;
+    }
+    Ok(MultiVector { width, values })
+}
+
 /// The largest weight of each token that occurs, as BGE-M3 has it (Chen et al. 2024, section 3.2).
 /// A weight that is not a number is kept, so that it cannot pass for none.
-fn lexical(ids: &[i64], weights: &[f32], left_out: &HashSet<u32>) -> SparseVector {
+pub(crate) fn lexical(ids: &[i64], weights: &[f32], left_out: &HashSet<u32>) -> SparseVector {
     let mut largest: BTreeMap<u32, f32> = BTreeMap::new();
     for (&id, &weight) in ids.iter().zip(weights) {
         let id = id as u32;
@@ -168,7 +180,7 @@ fn lexical(ids: &[i64], weights: &[f32], left_out: &HashSet<u32>) -> SparseVecto
 }
 
 /// The entries of a row that are not zero.
-fn nonzero(row: &[f32]) -> SparseVector {
+pub(crate) fn nonzero(row: &[f32]) -> SparseVector {
     let (ids, weights) = (0u32..)
         .zip(row)
         .filter(|&(_, &weight)| weight != 0.0)

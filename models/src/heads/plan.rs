@@ -28,8 +28,8 @@ pub(crate) struct HeadPlan {
     pub(crate) sparse: Option<SparsePlan>,
     /// One vector per token.
     pub(crate) multi_vector: Option<MultiVectorPlan>,
-    /// The labels of the classifier, in order.
-    pub(crate) score: Option<Vec<String>>,
+    /// Whether there is a classifier.
+    pub(crate) score: bool,
 }
 
 /// How the vector of a sequence is made.
@@ -59,12 +59,38 @@ pub(crate) struct MultiVectorPlan {
 }
 
 impl HeadPlan {
-    /// Finds the heads, and opens the files that their weights are in.
+    /// Finds the heads of a checkpoint that a graph is built for, and opens the files that their
+    /// weights are in.
     ///
     /// # Errors
     /// `Error::Checkpoint` when a file is malformed or nothing says how to pool,
     /// `Error::Unsupported` when a head is not implemented.
     pub(crate) fn read(
+        checkpoint: &Checkpoint,
+        pooling: Option<Pooling>,
+        weights: &mut Weights,
+    ) -> Result<Self> {
+        let mut modules = checkpoint.modules.dense.iter();
+        if let Some(module) = modules.find(|module| !Weights::are_in(&module.folder)) {
+            // The error names the files that are wanted.
+            weights.include(&module.folder, &module.prefix)?;
+        }
+        let plan = Self::read_given(checkpoint, pooling, weights)?;
+        let token_vectors_only = plan.sparse.is_none() && plan.multi_vector.is_some();
+        let finished = plan.score || plan.sparse == Some(SparsePlan::Vocabulary);
+        if plan.dense.is_some() || token_vectors_only || finished {
+            return Ok(plan);
+        }
+        Err(Error::checkpoint(
+            checkpoint.dir(),
+            "does not say how to pool token vectors (no `1_Pooling/config.json`); \
+             set the pooling yourself, such as `cls` or `mean`",
+        ))
+    }
+
+    /// As `read`, for a graph that is given: it may pool by itself, so nothing has to say how. The
+    /// `weights` are those that the graph lacks.
+    pub(crate) fn read_given(
         checkpoint: &Checkpoint,
         pooling: Option<Pooling>,
         weights: &mut Weights,
@@ -77,10 +103,13 @@ impl HeadPlan {
             });
         }
         for module in &modules.dense {
-            weights.include(&module.folder, &module.prefix)?;
+            // A graph that has the layer inside comes without these files.
+            if Weights::are_in(&module.folder) {
+                weights.include(&module.folder, &module.prefix)?;
+            }
         }
-        let pools = pooling.is_some() || modules.pooling.is_some();
-        if !pools {
+        let pooling = pooling.or(modules.pooling);
+        if pooling.is_none() {
             // Token vectors are all there is: the token vectors of late interaction.
             if let Some(multi_vector) = token_projection(modules.dense.as_slice(), weights) {
                 return Ok(Self {
@@ -90,19 +119,12 @@ impl HeadPlan {
             }
             if checkpoint.classifier().is_some() {
                 return Ok(Self {
-                    score: Some(labels(checkpoint)?),
+                    score: true,
                     ..Self::default()
                 });
             }
         }
-        let pooling = pooling.or(modules.pooling).ok_or_else(|| {
-            Error::checkpoint(
-                checkpoint.dir(),
-                "does not say how to pool token vectors (no `1_Pooling/config.json`); \
-                 set the pooling yourself, such as `cls` or `mean`",
-            )
-        })?;
-        let beside = |weights: &mut Weights, name: &str| -> Result<Option<String>> {
+        let mut beside = |name: &str| -> Result<Option<String>> {
             let Some(file) = file_beside(checkpoint.dir(), name) else {
                 return Ok(None);
             };
@@ -110,17 +132,17 @@ impl HeadPlan {
             Ok(Some(name.to_owned()))
         };
         Ok(Self {
-            sparse: beside(weights, SPARSE_LINEAR)?.map(SparsePlan::Lexical),
-            multi_vector: beside(weights, COLBERT_LINEAR)?.map(|projection| MultiVectorPlan {
+            sparse: beside(SPARSE_LINEAR)?.map(SparsePlan::Lexical),
+            multi_vector: beside(COLBERT_LINEAR)?.map(|projection| MultiVectorPlan {
                 projection,
                 // As FlagEmbedding's M3: `<s>` serves the dense vector.
                 skipped: 1,
             }),
-            dense: Some(DensePlan {
+            dense: pooling.map(|pooling| DensePlan {
                 pooling,
                 layers: modules.dense.clone(),
             }),
-            score: None,
+            score: false,
         })
     }
 
@@ -131,7 +153,7 @@ impl HeadPlan {
             there(self.dense.is_some(), Head::Dense),
             there(self.sparse.is_some(), Head::Sparse),
             there(self.multi_vector.is_some(), Head::MultiVector),
-            there(self.score.is_some(), Head::Score),
+            there(self.score, Head::Score),
         ]
         .into_iter()
         .flatten()
@@ -146,7 +168,7 @@ impl HeadPlan {
                 "{what} of the architecture `{name}` are not implemented"
             )))
         };
-        if self.score.is_some() && architecture.classifier.is_none() {
+        if self.score && architecture.classifier.is_none() {
             return lacks("classifiers");
         }
         let vocabulary = self.sparse == Some(SparsePlan::Vocabulary);
@@ -182,7 +204,7 @@ fn file_beside(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
 }
 
 /// What the logits stand for, in order; empty where config.json does not say.
-fn labels(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+pub(crate) fn labels(checkpoint: &Checkpoint) -> Result<Vec<String>> {
     let config = &checkpoint.config;
     let Some(Value::Object(names)) = config.get("id2label") else {
         return Ok(Vec::new());
@@ -194,3 +216,6 @@ fn labels(checkpoint: &Checkpoint) -> Result<Vec<String>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

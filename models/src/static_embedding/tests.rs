@@ -352,3 +352,24 @@ fn a_model_is_chosen_by_its_files() {
 }
 
 mod potion;
+
+/// Late chunking of static embeddings: the pieces are averaged apart.
+#[test]
+fn segments_are_averaged_apart() {
+    let mut loaded = load(&golden("f32")).unwrap();
+    let encoding = |ids: &[u32], segments: &[u32]| Encoding {
+        input_ids: ids.to_vec(),
+        token_type_ids: vec![0; ids.len()],
+        segments: segments.to_vec(),
+        ..Encoding::default()
+    };
+    let apart = [
+        encoding(&[5], &[]),
+        encoding(&[7, 6], &[]),
+        encoding(&[9, 8, 7], &[]),
+    ];
+    let expected = loaded.run(&apart);
+    let together = [encoding(&[5, 7, 6], &[1, 3]), apart[2].clone()];
+    let found = loaded.run(&together);
+    assert_eq!(found, [expected[..2].concat(), expected[2].clone()]);
+}
