@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::numbers::close;
 
 /// Of the largest component.
-const LIMIT: f32 = 1e-5;
+const LIMIT: f32 = 2e-5;
 /// Of a logit, or of 1 if that is larger.
 const LOGIT_LIMIT: f32 = 1e-4;
 
