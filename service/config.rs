@@ -40,6 +40,8 @@ pub struct Config {
     pub cpu: CpuConfig,
     /// What integers in `input` are.
     pub token_ids: TokenIds,
+    /// Whether vectors may be cut to lengths that their model was not trained for.
+    pub allow_untrained_dimensions: bool,
     /// Where ONNX Runtime and models come from.
     pub provision: ProvisionConfig,
     /// The models to serve; names and aliases are unique over all of them. Never empty.

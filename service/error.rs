@@ -1,7 +1,7 @@
 //! The one error that callers see, named from their side. A status code is chosen here and
 //! nowhere else; a dialect only decides how the body is drawn.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -50,23 +50,25 @@ pub enum Error {
         served: String,
     },
     /// The model exists but cannot do this.
-    #[error("model `{model}` is {kind} and cannot {task}")]
+    #[error("model `{model}` is {kind} and cannot {task}; it can {can}")]
     UnsupportedTask {
         /// The served name.
         model: String,
         /// What it is, e.g. `an embedding model`.
         kind: &'static str,
         /// What was asked of it, e.g. `rerank`.
-        task: &'static str,
+        task: String,
+        /// What it can do instead.
+        can: String,
     },
     /// An input has more tokens than fit and the caller asked not to cut it.
     #[error(
-        "input {index} has {tokens} tokens, more than the limit of {limit}; shorten it, or send \
+        "{place} has {tokens} tokens, more than the limit of {limit}; shorten it, or send \
          `\"truncate\": \"END\"` to have it cut"
     )]
     InputTooLong {
-        /// Position of the input within the request.
-        index: usize,
+        /// Which text of the request.
+        place: Place,
         /// Its tokens, special tokens included.
         tokens: usize,
         /// The most that fit.
@@ -93,11 +95,11 @@ pub enum Error {
         /// When the queue will have room, judged by the recent rate.
         retry_after: Duration,
     },
-    /// The model answered with something that is not a vector.
-    #[error("input {index}: the model returned a vector that is {fault}; nothing was sent for it")]
+    /// The model answered with something that is not a vector or not a number.
+    #[error("{place}: the model returned numbers that are {fault}; nothing was sent for it")]
     BadOutput {
-        /// Position of the input within the request.
-        index: usize,
+        /// Which text of the request.
+        place: Place,
         /// What is wrong with it.
         fault: String,
     },
@@ -116,6 +118,38 @@ pub enum Error {
     /// A bug or a failing machine. Logged in full, sent without detail.
     #[error("{0}")]
     Internal(String),
+}
+
+/// A text of a request, told by what it is there for and its position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// One of the inputs.
+    Input(usize),
+    /// The query, or one of several.
+    Query(usize),
+    /// One of the documents.
+    Document(usize),
+}
+
+impl Place {
+    /// The field of a request that has it.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Input(_) => "input",
+            Self::Query(_) => "query",
+            Self::Document(_) => "documents",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(index) => write!(f, "input {index}"),
+            Self::Query(index) => write!(f, "query {index}"),
+            Self::Document(index) => write!(f, "document {index}"),
+        }
+    }
 }
 
 impl Error {
@@ -172,7 +206,7 @@ impl Error {
         match self {
             Self::InvalidRequest { param, .. } => *param,
             Self::ModelNotFound { .. } | Self::UnsupportedTask { .. } => Some("model"),
-            Self::InputTooLong { .. } | Self::BadOutput { .. } => Some("input"),
+            Self::InputTooLong { place, .. } | Self::BadOutput { place, .. } => Some(place.field()),
             Self::Unauthorized(_)
             | Self::Forbidden(_)
             | Self::RouteNotFound { .. }

@@ -15,10 +15,7 @@ use retort_models::{EncoderModel, LoadOptions, Runtime};
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
     config::{Config, ModelEntry, Secret},
-    engine::{
-        Engine, EngineLimits,
-        request::{ModelInfo, ModelKind, ModelState},
-    },
+    engine::{Engine, EngineLimits, encode::UntrainedDimensions, request::ModelInfo},
     provision::{self, ModelRequest, Progress, ProvisionError, RuntimeLibrary, Weights},
     telemetry::{ModelLabels, Telemetry},
 };
@@ -263,6 +260,11 @@ fn engine_limits(config: &Config) -> EngineLimits {
             .unwrap_or(CPU_MAX_BATCH_TOKENS),
         max_queue_tokens: config.limits.max_queue_tokens,
         request_timeout: config.server.request_timeout,
+        untrained_dimensions: if config.allow_untrained_dimensions {
+            UntrainedDimensions::Allowed
+        } else {
+            UntrainedDimensions::Refused
+        },
         threads,
         workers: config.cpu.workers.unwrap_or(threads.min(MAX_WORKERS)),
     }
@@ -283,16 +285,7 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
 }
 
 fn registered(entry: &ModelEntry) -> ModelInfo {
-    ModelInfo {
-        name: entry.name.clone(),
-        aliases: entry.aliases.clone(),
-        kind: ModelKind::Embedding,
-        state: ModelState::Loading,
-        origin: String::new(),
-        revision: None,
-        encoder: None,
-        created: 0,
-    }
+    ModelInfo::loading(&entry.name, entry.aliases.clone())
 }
 
 impl fmt::Display for StartError {

@@ -16,7 +16,6 @@ use cases::{Case, Worst, check_same, floats};
 
 /// Checkpoints that cannot be loaded yet. The test fails on one that can.
 pub const NOT_YET: &[&str] = &[
-    "bert-tiny-dense-identity",
     "distilbert-tiny-score",
     "gte-tiny-score",
     "jina-reranker-v2-tiny",

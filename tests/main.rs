@@ -9,5 +9,6 @@ mod official_clients;
 mod operators;
 mod packed_attention;
 mod program;
+mod rerank;
 mod support;
 mod tidy;

@@ -15,10 +15,12 @@ use crate::graph::{BuiltGraph, blocks};
 use crate::heads::Heads;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
 use crate::heads::plan::{self, HeadPlan, SparsePlan};
+use crate::prompts::Prompts;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::template::PairTemplate;
 
 /// What the operator decides about a checkpoint.
 #[derive(Debug, Clone)]
@@ -79,6 +81,12 @@ pub struct EncoderInfo {
     pub source: GraphSource,
     /// Shorter lengths that the vectors may be cut to, descending.
     pub matryoshka: Vec<usize>,
+    /// What it wants before texts.
+    pub prompts: Prompts,
+    /// The tasks that it has adapters for, in the order of their numbers; empty without any.
+    pub tasks: Vec<String>,
+    /// How it wants a query and a document written; `None` for the tokenizer's own form.
+    pub pair_template: Option<&'static PairTemplate>,
     /// The instruction set that this project's own kernels use here.
     pub isa: &'static str,
 }
@@ -117,7 +125,6 @@ impl EncoderModel {
         let checkpoint = Checkpoint::open(path)?;
         let (architecture, sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
-        refuse_default_prompt(&checkpoint)?;
         let tokenizer = Tokenizer::load(path)?;
         let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
         let plan = HeadPlan::read(&checkpoint, options.pooling, &mut weights)?;
@@ -135,6 +142,7 @@ impl EncoderModel {
             pooling: plan.dense.as_ref().map(|dense| dense.pooling),
             max_tokens: max_tokens(&checkpoint, limit, options)?,
             matryoshka: matryoshka(&checkpoint, dimensions),
+            prompts: checkpoint.prompts.clone(),
             ..built_info(architecture, &sizes, &graph)
         };
         let outputs = outputs(&plan, &graph, &tokenizer, path)?;
@@ -213,6 +221,9 @@ impl EncoderModel {
             device: "cpu".to_owned(),
             source: GraphSource::Given(file.to_owned()),
             matryoshka: matryoshka(&checkpoint, probed.dimensions),
+            prompts: checkpoint.prompts.clone(),
+            tasks: Vec::new(),
+            pair_template: None,
             isa: Isa::detect().name(),
         };
         let bounds = BatchBounds {
@@ -253,6 +264,9 @@ impl EncoderModel {
             device: "cpu".to_owned(),
             source: GraphSource::Absent,
             matryoshka: matryoshka(&found.checkpoint, size.dimensions),
+            prompts: found.checkpoint.prompts.clone(),
+            tasks: Vec::new(),
+            pair_template: None,
             isa: Isa::PORTABLE.name(),
         };
         Ok(Self {
@@ -336,19 +350,10 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
         device: "cpu".to_owned(),
         source: GraphSource::Built,
         matryoshka: Vec::new(),
+        prompts: Prompts::default(),
+        tasks: Vec::new(),
+        pair_template: None,
         isa: Isa::detect().name(),
-    }
-}
-
-/// Refuses a checkpoint that puts a prompt before every text: nothing applies it yet, and vectors
-/// made without it would be other vectors.
-fn refuse_default_prompt(checkpoint: &Checkpoint) -> Result<()> {
-    match checkpoint.prompts.default.as_deref() {
-        None | Some("") => Ok(()),
-        Some(name) => Err(Error::Unsupported(format!(
-            "`{}`: the default prompt `{name}` is not implemented",
-            checkpoint.dir().display()
-        ))),
     }
 }
 

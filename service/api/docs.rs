@@ -26,10 +26,13 @@ use utoipa::{
 use super::{
     ROUTES, Route,
     access::Access,
+    classify::{ClassifyAnswer, ClassifyBody},
     errors::ErrorBody,
     health::{Alive, Health, Readiness, Version},
     models::{ModelList, ModelRecord},
     openai::{EmbeddingsAnswer, EmbeddingsBody},
+    rerank::{RerankAnswer, RerankBody},
+    score::{ScoreAnswer, ScoreBody},
 };
 use crate::error::{Error, Result};
 
@@ -88,7 +91,7 @@ fn description() -> OpenApi {
             InfoBuilder::new()
                 .title("Retort")
                 .version(env!("CARGO_PKG_VERSION"))
-                .description(Some("Texts in, vectors out.")),
+                .description(Some("Texts in, vectors and scores out.")),
         )
         .paths(paths)
         .components(Some(components()))
@@ -145,6 +148,12 @@ fn components() -> Components {
     let mut schemas = Vec::new();
     add::<EmbeddingsBody>(&mut schemas);
     add::<EmbeddingsAnswer<'_>>(&mut schemas);
+    add::<RerankBody>(&mut schemas);
+    add::<RerankAnswer<'_>>(&mut schemas);
+    add::<ScoreBody>(&mut schemas);
+    add::<ScoreAnswer<'_>>(&mut schemas);
+    add::<ClassifyBody>(&mut schemas);
+    add::<ClassifyAnswer<'_>>(&mut schemas);
     add::<ModelList>(&mut schemas);
     add::<Health>(&mut schemas);
     add::<Alive>(&mut schemas);
@@ -168,12 +177,40 @@ fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
 
 /// The description of the embedding routes.
 pub fn embeddings() -> Operation {
-    let mut operation = describe(
+    posted::<EmbeddingsBody>(
         "Texts to vectors",
         answers::<EmbeddingsAnswer<'_>>("One vector per input"),
-    );
+    )
+}
+
+/// The description of the rerank routes.
+pub fn rerank() -> Operation {
+    posted::<RerankBody>(
+        "Documents in the order of what they say about a query",
+        answers::<RerankAnswer<'_>>("The best first"),
+    )
+}
+
+/// The description of the routes that score pairs.
+pub fn score() -> Operation {
+    posted::<ScoreBody>(
+        "Pairs of texts to scores",
+        answers::<ScoreAnswer<'_>>("One score per pair"),
+    )
+}
+
+/// The description of the routes that give labels.
+pub fn classify() -> Operation {
+    posted::<ClassifyBody>(
+        "Texts to labels",
+        answers::<ClassifyAnswer<'_>>("All labels of each input"),
+    )
+}
+
+fn posted<T: ToSchema>(summary: &str, responses: ResponsesBuilder) -> Operation {
+    let mut operation = describe(summary, responses);
     let body = RequestBodyBuilder::new()
-        .content(JSON, Content::new(Some(reference::<EmbeddingsBody>())))
+        .content(JSON, Content::new(Some(reference::<T>())))
         .required(Some(Required::True));
     operation.request_body = Some(RefOr::T(body.build()));
     operation

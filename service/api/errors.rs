@@ -15,18 +15,36 @@ pub struct Dialect {
     pub name: &'static str,
     /// The body of an error.
     pub render_error: fn(&Error) -> Vec<u8>,
+    /// The status of an error, where it differs from the error's own.
+    pub status: fn(&Error) -> StatusCode,
 }
 
 /// OpenAI's routes and everything else under `/v1`.
 pub const OPENAI: Dialect = Dialect {
     name: "openai",
     render_error: union_body,
+    status: Error::status,
 };
 
 /// Routes that belong to this server alone: health, metrics, documentation.
 pub const NATIVE: Dialect = Dialect {
     name: "native",
     render_error: union_body,
+    status: Error::status,
+};
+
+/// text-embeddings-inference's form of `/rerank`.
+pub const TEI: Dialect = Dialect {
+    name: "tei",
+    render_error: tei_body,
+    status: tei_status,
+};
+
+/// Routes under `/api`, where Ollama's clients call.
+pub const OLLAMA: Dialect = Dialect {
+    name: "ollama",
+    render_error: ollama_body,
+    status: Error::status,
 };
 
 impl IntoResponse for Error {
@@ -40,6 +58,7 @@ impl IntoResponse for Error {
 /// Fills the response that carries `error`, keeping the headers that other layers have set.
 pub fn draw(response: Response, error: &Error, dialect: &Dialect) -> Response {
     let (mut parts, _) = response.into_parts();
+    parts.status = (dialect.status)(error);
     let headers = &mut parts.headers;
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(
@@ -114,6 +133,59 @@ fn union_body(error: &Error) -> Vec<u8> {
         error: object,
     };
     serde_json::to_vec(&body).expect("strings always serialise")
+}
+
+/// What text-embeddings-inference calls an error, and the status that goes with it.
+fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
+    let status = error.status();
+    match error {
+        Error::InvalidRequest { .. } | Error::InputTooLong { .. } => {
+            ("Validation", StatusCode::UNPROCESSABLE_ENTITY)
+        }
+        Error::UnsupportedTask { .. } | Error::BadOutput { .. } | Error::Internal(_) => {
+            ("Backend", StatusCode::FAILED_DEPENDENCY)
+        }
+        Error::Overloaded { .. } => ("Overloaded", status),
+        Error::NotReady(_) => ("Unhealthy", status),
+        Error::Timeout { .. } | Error::NotImplemented(_) => ("Backend", status),
+        Error::Unauthorized(_)
+        | Error::Forbidden(_)
+        | Error::RouteNotFound { .. }
+        | Error::MethodNotAllowed { .. }
+        | Error::ModelNotFound { .. }
+        | Error::TooLarge { .. } => ("Validation", status),
+    }
+}
+
+fn tei_status(error: &Error) -> StatusCode {
+    tei_kind(error).1
+}
+
+fn tei_body(error: &Error) -> Vec<u8> {
+    let (kind, _) = tei_kind(error);
+    let body = TeiError {
+        error: &error.public_message(),
+        error_type: kind,
+    };
+    serde_json::to_vec(&body).expect("strings always serialise")
+}
+
+fn ollama_body(error: &Error) -> Vec<u8> {
+    let body = OllamaError {
+        error: &error.public_message(),
+    };
+    serde_json::to_vec(&body).expect("strings always serialise")
+}
+
+#[derive(Serialize)]
+struct TeiError<'a> {
+    error: &'a str,
+    error_type: &'a str,
+}
+
+#[derive(Serialize)]
+struct OllamaError<'a> {
+    error: &'a str,
 }
 
 /// OpenAI's class of an error, which follows from the status.

@@ -4,15 +4,21 @@
 //! logs and metrics and the OpenAPI description all follow from it.
 
 pub mod access;
+mod answer;
+mod classify;
 mod docs;
 mod errors;
 mod extract;
+mod fields;
 mod health;
 mod models;
 mod observe;
 pub mod openai;
 mod path;
+pub mod rerank;
+mod score;
 pub mod settings;
+mod texts;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +41,7 @@ use utoipa::openapi::path::Operation;
 
 use self::{
     access::Access::{Inference, Metrics, Open},
-    errors::{Dialect, NATIVE, OPENAI},
+    errors::{Dialect, NATIVE, OLLAMA, OPENAI},
     observe::RequestLog,
 };
 pub use self::{
@@ -96,6 +102,12 @@ pub static ROUTES: &[Route] = routes! {
         "/v1/embeddings" "/embeddings";
     post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:
         "/v1/engines/{model}/embeddings";
+    post Inference OPENAI "rerank"  rerank::rerank, docs::rerank:
+        "/v1/rerank" "/rerank" "/v1/reranking" "/reranking" "/v2/rerank";
+    post Inference OLLAMA "rerank"  rerank::rerank_plain, docs::rerank: "/api/rerank";
+    post Inference OPENAI "score"   score::score, docs::score: "/v1/score" "/score";
+    post Inference OPENAI "classify" classify::classify, docs::classify:
+        "/v1/classify" "/classify";
     get  Inference OPENAI "models"  models::list, docs::models: "/v1/models" "/models";
     get  Inference OPENAI "models"  models::one, docs::model:
         "/v1/models/{*model}" "/models/{*model}";

@@ -5,12 +5,13 @@ use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
 };
+use retort_models::Head;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
 use crate::{
-    engine::request::{ModelInfo, ModelKind, ModelState},
+    engine::request::{ModelInfo, ModelKind, ModelState, Task, score_meaning},
     error::{Error, Result},
 };
 
@@ -37,15 +38,21 @@ pub struct ModelRecord {
     root: String,
     /// Always null (vLLM).
     parent: Option<String>,
-    /// `embedding`; clients choose by it what they do with the model.
-    model_type: &'static str,
+    /// `embedding` or `rerank` (classifiers, too); clients choose by it what they do with the
+    /// model. Null while it loads.
+    model_type: Option<&'static str>,
+    /// `normal` for a reranker (Xinference).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
     model_name: String,
     model_engine: &'static str,
     model_format: &'static str,
     model_ability: &'static [&'static str],
+    /// What can be asked of it here: embed, rerank, classify.
+    tasks: Vec<&'static str>,
     model_hub: Option<&'static str>,
     model_revision: Option<String>,
-    /// Length of a vector.
+    /// Length of a vector; 0 when it gives none.
     dimensions: Option<usize>,
     /// The most tokens of one input, special tokens included.
     max_tokens: Option<usize>,
@@ -76,6 +83,17 @@ pub struct ModelRecord {
 struct EncoderRecord {
     /// The family of the checkpoint.
     architecture: String,
+    /// What it gives: dense, sparse, multi-vector, score.
+    heads: Vec<&'static str>,
+    /// Length of the vector of a token; 0 when it gives none.
+    token_dimensions: usize,
+    /// What its logits stand for, in order.
+    labels: Vec<String>,
+    /// What a rerank score means; null when it gives none.
+    score_meaning: Option<&'static str>,
+    /// The names of its prompts, and the one that is used unless told otherwise.
+    prompts: Vec<String>,
+    default_prompt: Option<String>,
     /// How token vectors become one; null when the given graph does it.
     pooling: Option<String>,
     /// Lengths that the model was trained to be cut to.
@@ -117,9 +135,16 @@ impl ModelRecord {
         let encoder = info.encoder;
         let dimensions = encoder.as_ref().map(|e| e.dimensions);
         let max_tokens = encoder.as_ref().map(|e| e.max_tokens);
-        let (model_type, model_ability): (_, &[&str]) = match info.kind {
-            ModelKind::Embedding => ("embedding", &["embed"]),
+        let kind = encoder.as_ref().map(ModelKind::of);
+        let (model_type, model_ability): (_, &[&str]) = match kind {
+            None => (None, &[]),
+            Some(ModelKind::Embedding) => (Some("embedding"), &["embed"]),
+            Some(ModelKind::Reranker) => (Some("rerank"), &["rerank"]),
+            // Xinference has no such type; its clients only need one that is not a vector's.
+            Some(ModelKind::Classifier) => (Some("rerank"), &["classify"]),
         };
+        let fits = |task: &Task| encoder.as_ref().is_some_and(|encoder| task.fits(encoder));
+        let tasks = Task::ALL.into_iter().filter(fits).map(Task::name).collect();
         let (state, state_reason) = match info.state {
             ModelState::Loading => ("loading", None),
             ModelState::Ready => ("ready", None),
@@ -133,10 +158,12 @@ impl ModelRecord {
             root: info.name.clone(),
             parent: None,
             model_type,
+            r#type: (model_type == Some("rerank")).then_some("normal"),
             model_name: info.name,
             model_engine: "onnx",
             model_format: "onnx",
             model_ability,
+            tasks,
             // Only a hub's ids have a slash; the files themselves may have come by another way.
             model_hub: info
                 .aliases
@@ -164,6 +191,12 @@ impl ModelRecord {
 impl From<retort_models::EncoderInfo> for EncoderRecord {
     fn from(info: retort_models::EncoderInfo) -> Self {
         Self {
+            heads: info.heads.iter().map(Head::name).collect(),
+            token_dimensions: info.token_dimensions,
+            score_meaning: score_meaning(&info),
+            labels: info.label_names,
+            prompts: info.prompts.named.into_keys().collect(),
+            default_prompt: info.prompts.default,
             architecture: info.architecture,
             pooling: info.pooling.map(|pooling| pooling.to_string()),
             matryoshka_dimensions: info.matryoshka,

@@ -15,10 +15,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
 
 use super::{
     Route,
-    errors::{self, NATIVE},
+    errors::{self, Dialect, NATIVE},
 };
 use crate::{
-    engine::request::EmbedResponse,
+    engine::request::{Timings, Usage},
     error::Error,
     telemetry::{Outcome, RequestFacts, Telemetry},
 };
@@ -39,7 +39,7 @@ pub struct RequestLog {
 #[derive(Debug)]
 struct Entry {
     facts: RequestFacts,
-    route: Option<&'static Route>,
+    dialect: Option<&'static Dialect>,
 }
 
 impl RequestLog {
@@ -50,7 +50,10 @@ impl RequestLog {
             task: "none",
             ..RequestFacts::default()
         };
-        let entry = Arc::new(Mutex::new(Entry { facts, route: None }));
+        let entry = Arc::new(Mutex::new(Entry {
+            facts,
+            dialect: None,
+        }));
         Self {
             started: Instant::now(),
             entry,
@@ -65,7 +68,7 @@ impl RequestLog {
     /// The request has found its row of the route table.
     pub fn routed(&self, route: &'static Route) {
         self.with(|entry| {
-            entry.route = Some(route);
+            entry.dialect = Some(route.dialect);
             entry.facts.dialect = route.dialect.name;
             entry.facts.task = route.task;
         });
@@ -81,15 +84,23 @@ impl RequestLog {
         self.with(|entry| model.clone_into(&mut entry.facts.model));
     }
 
-    /// The inputs are embedded.
-    pub fn embedded(&self, response: &EmbedResponse) {
+    /// The request is speaking another dialect than its route usually does.
+    pub fn speaks(&self, dialect: &'static Dialect) {
+        self.with(|entry| {
+            entry.dialect = Some(dialect);
+            entry.facts.dialect = dialect.name;
+        });
+    }
+
+    /// The work is done: by which model, on what, and when.
+    pub fn answered(&self, model: &str, usage: Usage, timings: Timings) {
         self.with(|entry| {
             let facts = &mut entry.facts;
-            response.model.clone_into(&mut facts.model);
-            facts.tokens = response.usage.prompt_tokens;
-            facts.inputs_cut = response.usage.cut_inputs;
-            facts.queue = response.timings.queue;
-            facts.inference = response.timings.inference;
+            model.clone_into(&mut facts.model);
+            facts.tokens = usage.prompt_tokens;
+            facts.inputs_cut = usage.cut_inputs;
+            facts.queue = timings.queue;
+            facts.inference = timings.inference;
         });
     }
 
@@ -129,10 +140,7 @@ pub async fn observe(
     let mut response = next.run(request).await;
     let error = response.extensions_mut().remove::<Error>();
     if let Some(error) = &error {
-        let dialect = pending
-            .log
-            .with(|entry| entry.route)
-            .map_or(&NATIVE, |route| route.dialect);
+        let dialect = pending.log.with(|entry| entry.dialect).unwrap_or(&NATIVE);
         response = errors::draw(response, error, dialect);
     }
     if let Ok(id) = HeaderValue::from_str(&id) {

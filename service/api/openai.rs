@@ -2,7 +2,7 @@
 //! NVIDIA NIM add. What the fields mean: §1 and §2.1 of the API contract.
 
 mod answer;
-mod fields;
+mod extensions;
 mod input;
 
 use axum::{
@@ -16,27 +16,19 @@ use utoipa::ToSchema;
 pub use self::answer::EmbeddingsAnswer;
 use self::{
     answer::{Encoding, Shape},
-    fields::{Cut, WholeNumber},
+    extensions::{ChunkField, OutputType},
     input::{Input, Item},
 };
 use super::{
-    AppState, TokenIds,
+    AppState, TokenIds, answer as account,
     extract::{JsonBody, WireBody},
+    fields::{self, Cut, WholeNumber},
     observe::RequestLog,
 };
 use crate::{
     engine::request::{EmbedInput, EmbedRequest, Normalize},
     error::{Error, Result},
 };
-
-/// The header that asks for an account of each input.
-const DETAILS_HEADER: &str = "x-retort-details";
-
-/// Names are short; an error that repeats one must be, too.
-const MAX_MODEL_CHARS: usize = 256;
-
-/// Infinity's way not to name a model.
-const UNNAMED_MODEL: &str = "default/not-specified";
 
 /// The body of a request. Unknown fields are ignored and `null` means not given, because every
 /// client sends some of either.
@@ -69,8 +61,28 @@ pub struct EmbeddingsBody {
     normalize: Option<bool>,
     /// Jina's name for `normalize_embeddings`.
     normalized: Option<bool>,
-    /// Only `false`: the models served here give dense vectors.
+    /// `true` gives lexical weights by token id instead of the dense vector (Xinference).
     return_sparse: Option<bool>,
+    /// Which outputs are wanted, of `dense`, `sparse` and `colbert`; all come from one pass, each
+    /// under a key of its own.
+    #[schema(value_type = Option<Vec<String>>)]
+    output_types: Option<Vec<OutputType>>,
+    /// The task of a model that has tasks, such as `retrieval.query`; others do without.
+    task: Option<String>,
+    /// The name of one of the model's prompts.
+    prompt_name: Option<String>,
+    /// What goes before each text, instead of a prompt of the model.
+    prompt: Option<String>,
+    /// An instruction, in the form that the model's own have.
+    instruction: Option<String>,
+    /// `query`, `passage` and their like choose the model's prompt of that kind, if it has one.
+    input_type: Option<String>,
+    /// `true` reads all inputs as one text and gives each its vector (Jina).
+    late_chunking: Option<bool>,
+    /// `true`, `mean`, `max`, `late`, or `{"pooling", "max_tokens", "overlap"}`: a text that does
+    /// not fit is read in chunks, whose vectors become one, instead of being cut.
+    #[schema(value_type = Option<String>)]
+    chunk: Option<ChunkField>,
     /// Only `text`.
     modality: Option<String>,
     /// `true` adds to `usage` the tokens of each input and how many of them were cut.
@@ -90,6 +102,14 @@ impl WireBody for EmbeddingsBody {
         "normalize",
         "normalized",
         "return_sparse",
+        "output_types",
+        "task",
+        "prompt_name",
+        "prompt",
+        "instruction",
+        "input_type",
+        "late_chunking",
+        "chunk",
         "modality",
         "usage_details",
     ];
@@ -102,7 +122,7 @@ pub async fn embeddings(
     headers: HeaderMap,
     JsonBody(body): JsonBody<EmbeddingsBody>,
 ) -> Result<Response> {
-    let shape = body.shape(&headers);
+    let shape = body.shape(&headers)?;
     let request = body.into_request(&state)?;
     log.asked(request.inputs.len());
     // Named before the work starts, so that the log has the model even when nothing comes of it.
@@ -112,7 +132,7 @@ pub async fn embeddings(
         log.about(&info.name);
     }
     let response = state.engine.embed(request).await?;
-    log.embedded(&response);
+    log.answered(&response.model, response.usage, response.timings);
     answer::respond(response, shape, log.started()).await
 }
 
@@ -131,37 +151,19 @@ pub async fn model_embeddings(
 
 impl EmbeddingsBody {
     /// What of the answer depends on the request.
-    fn shape(&self, headers: &HeaderMap) -> Shape {
-        let asked = headers
-            .get(DETAILS_HEADER)
-            .is_some_and(|value| value != "0");
-        Shape {
-            model: self.named_model().map(str::to_owned),
+    fn shape(&self, headers: &HeaderMap) -> Result<Shape> {
+        Ok(Shape {
+            model: fields::named_model(self.model.clone())?,
             encoding: self
                 .embedding_type
                 .or(self.encoding_format)
                 .unwrap_or_default(),
-            usage_details: self.usage_details.unwrap_or(asked),
-        }
+            named_outputs: self.names_outputs(),
+            usage_details: account::wants_details(self.usage_details, headers),
+        })
     }
 
-    fn named_model(&self) -> Option<&str> {
-        self.model
-            .as_deref()
-            .filter(|name| !name.is_empty() && *name != UNNAMED_MODEL)
-    }
-
-    fn into_request(self, state: &AppState) -> Result<EmbedRequest> {
-        let model = self.named_model().map(str::to_owned);
-        if model
-            .as_ref()
-            .is_some_and(|name| name.len() > MAX_MODEL_CHARS)
-        {
-            return Err(Error::invalid(
-                "model",
-                format!("`model` is longer than {MAX_MODEL_CHARS} bytes; no model has such a name"),
-            ));
-        }
+    fn into_request(mut self, state: &AppState) -> Result<EmbedRequest> {
         self.refuse_unsupported()?;
         let dimensions = match self.dimensions {
             // Infinity's clients send 0 for all of them.
@@ -173,7 +175,11 @@ impl EmbeddingsBody {
             .or(self.normalize)
             .or(self.normalized);
         Ok(EmbedRequest {
-            model,
+            heads: self.heads(),
+            conditioning: self.conditioning(),
+            long: self.long(),
+            context: self.context(),
+            model: fields::named_model(self.model)?,
             truncate: fields::truncate(self.truncate_prompt_tokens, self.truncate)?,
             inputs: inputs(self.input, state)?,
             dimensions,
@@ -183,25 +189,6 @@ impl EmbeddingsBody {
                 Normalize::Yes
             },
         })
-    }
-
-    fn refuse_unsupported(&self) -> Result<()> {
-        if self.return_sparse == Some(true) {
-            return Err(Error::invalid(
-                "return_sparse",
-                "`return_sparse` is `true`, but only dense vectors are given here; leave it out",
-            ));
-        }
-        match self.modality.as_deref() {
-            None | Some("text" | "") => Ok(()),
-            Some(other) => Err(Error::invalid(
-                "modality",
-                format!(
-                    "`modality` is `{}`; only `text` is supported",
-                    super::extract::shorten(other, 50)
-                ),
-            )),
-        }
     }
 }
 

@@ -3,8 +3,11 @@
 
 mod access;
 mod bad_input;
+mod classify;
 mod embeddings;
 mod golden;
+mod outputs;
+mod rerank;
 mod surface;
 
 use std::{
@@ -19,7 +22,10 @@ use std::{
 use axum::{Router, body::Body};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use retort_models::{Batch, Encode, EncoderInfo, GraphSource, Heads, Output, Tokenizer};
+use retort_models::{
+    Batch, Encode, EncoderInfo, GraphSource, Head, Heads, MultiVector, Output, Pooling, Prompts,
+    SparseVector, Tokenizer,
+};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower::ServiceExt;
@@ -28,8 +34,8 @@ use super::{ApiSettings, AppState, router};
 use crate::{
     engine::{
         Engine, EngineLimits,
-        encode::{Parts, WorkerKind},
-        request::{ModelInfo, ModelKind, ModelState},
+        encode::{Parts, UntrainedDimensions, WorkerKind},
+        request::ModelInfo,
     },
     telemetry::{Telemetry, TextFormat},
 };
@@ -40,8 +46,9 @@ const DIMENSIONS: usize = 8;
 /// The longest input of the fake model.
 const MAX_TOKENS: usize = 16;
 
-/// A model whose vector depends on every token and its place, and is never zero.
+/// A model that gives whatever heads are asked for.
 struct Fake {
+    labels: usize,
     /// Tells that a forward pass has begun.
     reached: UnboundedSender<()>,
     /// Each forward pass waits until this is closed.
@@ -58,16 +65,78 @@ impl Encode for Fake {
     fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
         let _ = self.reached.send(());
         let _ = self.closed.recv();
-        let vector = |range: std::ops::Range<usize>| {
-            let mut dense = vec![0.25; DIMENSIONS];
-            for (place, id) in batch.input_ids[range].iter().enumerate() {
-                let sign = if id % 3 == 0 { -1.0 } else { 1.0 };
-                dense[(*id as usize + place) % DIMENSIONS] += sign * (1.0 + *id as f32 / 7.0);
+        let mut pieces = batch.pool_cu_seqlens.windows(2);
+        let mut outputs = Vec::new();
+        for (range, count) in batch.ranges().zip(batch.pieces_per_sequence()) {
+            let ids = &batch.input_ids[range.clone()];
+            let types = &batch.token_type_ids[range];
+            let mut output = Output::default();
+            let dense = pieces
+                .by_ref()
+                .take(count)
+                .flat_map(|piece| vector(&batch.input_ids[piece[0] as usize..piece[1] as usize]));
+            let dense: Vec<f32> = dense.collect();
+            for head in batch.heads.iter() {
+                match head {
+                    Head::Dense => output.dense = Some(dense.clone()),
+                    Head::Sparse => output.sparse = Some(lexical(ids)),
+                    Head::MultiVector => output.multi_vector = Some(rows(ids)),
+                    Head::Score => output.scores = Some(logits(ids, types, self.labels)),
+                }
             }
-            Output::of_dense(dense)
-        };
-        Ok(batch.ranges().map(vector).collect())
+            outputs.push(output);
+        }
+        Ok(outputs)
     }
+}
+
+/// Depends on every token and its place, and is never zero.
+fn vector(ids: &[i64]) -> Vec<f32> {
+    let mut dense = vec![0.25; DIMENSIONS];
+    for (place, id) in ids.iter().enumerate() {
+        let sign = if id % 3 == 0 { -1.0 } else { 1.0 };
+        dense[(*id as usize + place) % DIMENSIONS] += sign * (1.0 + *id as f32 / 7.0);
+    }
+    dense
+}
+
+/// Every token that is not a special one (those of the tiny tokenizer are below 5) weighs the same.
+fn lexical(ids: &[i64]) -> SparseVector {
+    let mut ids: Vec<u32> = ids
+        .iter()
+        .map(|&id| id as u32)
+        .filter(|&id| id > 4)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let weights = vec![0.25; ids.len()];
+    SparseVector { ids, weights }
+}
+
+/// Each token points along one of two axes.
+fn rows(ids: &[i64]) -> MultiVector {
+    let row = |id: &i64| if id % 2 == 0 { [1.0, 0.0] } else { [0.0, 1.0] };
+    MultiVector {
+        width: 2,
+        values: ids.iter().flat_map(row).collect(),
+    }
+}
+
+/// The first label counts the tokens that both texts of a pair have; the others go down from it.
+fn logits(ids: &[i64], types: &[i64], labels: usize) -> Vec<f32> {
+    let of = |wanted: i64| {
+        let both = ids.iter().zip(types);
+        let own: Vec<i64> = both
+            .filter(|&(id, kind)| *kind == wanted && *id > 4)
+            .map(|(id, _)| *id)
+            .collect();
+        own
+    };
+    let second = of(1);
+    let common = of(0).iter().filter(|id| second.contains(id)).count();
+    (0..labels)
+        .map(|label| common as f32 * 0.5 - 1.0 - label as f32)
+        .collect()
 }
 
 /// A server with one model, `fake`, also known as `org/fake`.
@@ -114,6 +183,7 @@ impl Server {
             encoders: vec![(
                 WorkerKind::Share,
                 Box::new(Fake {
+                    labels: 0,
                     reached: begun,
                     closed,
                 }),
@@ -136,14 +206,8 @@ impl Server {
         let engine = Engine::new(limits, telemetry.clone()).unwrap();
         engine
             .register(ModelInfo {
-                name: "fake".into(),
-                aliases: vec!["org/fake".into()],
-                kind: ModelKind::Embedding,
-                state: ModelState::Loading,
                 origin: "a test".into(),
-                revision: None,
-                encoder: None,
-                created: 0,
+                ..ModelInfo::loading("fake", vec!["org/fake".into()])
             })
             .unwrap();
         let state = AppState {
@@ -156,6 +220,64 @@ impl Server {
             engine,
             telemetry,
         }
+    }
+
+    /// The server of `new`, with a reranker `judge`, a classifier `nli` and a model `m3` of three
+    /// kinds of vectors beside its embedding model.
+    fn family() -> Self {
+        Self::family_with(ApiSettings::default())
+    }
+
+    fn family_with(settings: ApiSettings) -> Self {
+        let server = Self::with_settings(settings);
+        let three = [Head::Dense, Head::Sparse, Head::MultiVector]
+            .into_iter()
+            .collect();
+        for (name, heads, labels) in [
+            ("judge", Heads::SCORE, 1),
+            ("nli", Heads::SCORE, 3),
+            ("m3", three, 0),
+        ] {
+            let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/golden/checkpoints/bert-tiny-mean");
+            let tokenizer = Tokenizer::load(&checkpoint).unwrap();
+            let names = ["yes", "no", "perhaps"].iter().take(labels);
+            let has = |head| heads.contains(head);
+            let info = EncoderInfo {
+                heads,
+                labels,
+                label_names: names.map(ToString::to_string).collect(),
+                dimensions: if has(Head::Dense) { DIMENSIONS } else { 0 },
+                token_dimensions: if has(Head::MultiVector) { 2 } else { 0 },
+                max_tokens: 40,
+                ..info(tokenizer.vocab_size())
+            };
+            let fake = Fake {
+                labels,
+                reached: unbounded_channel().0,
+                closed: channel().1,
+            };
+            server
+                .engine
+                .register(ModelInfo::loading(name, vec![]))
+                .unwrap();
+            let parts = Parts {
+                name: name.into(),
+                info,
+                tokenizer: Arc::new(tokenizer),
+                encoders: vec![(WorkerKind::Share, Box::new(fake))],
+                telemetry: server.telemetry.clone(),
+            };
+            server.engine.serve_parts(parts).unwrap();
+        }
+        server
+    }
+
+    /// The answer to a request that must succeed.
+    async fn ok(&self, path: &str, body: &Value) -> Value {
+        let answer = self.post(path, body.to_string()).await;
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text());
+        answer.json()
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -236,7 +358,7 @@ fn info(vocab_size: usize) -> EncoderInfo {
         label_names: Vec::new(),
         dimensions: DIMENSIONS,
         max_tokens: MAX_TOKENS,
-        pooling: None,
+        pooling: Some(Pooling::Mean),
         vocab_size,
         parameters: 0,
         weights_bytes: 0,
@@ -244,8 +366,21 @@ fn info(vocab_size: usize) -> EncoderInfo {
         dtype: "float32".into(),
         device: "cpu".into(),
         source: GraphSource::Built,
-        matryoshka: vec![],
+        matryoshka: vec![4, 3, 2],
+        prompts: prompts(),
+        tasks: Vec::new(),
+        pair_template: None,
         isa: "plain",
+    }
+}
+
+fn prompts() -> Prompts {
+    let named = [("query", "the "), ("passage", "and ")];
+    Prompts {
+        named: named
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into(),
+        default: None,
     }
 }
 
@@ -255,6 +390,7 @@ fn limits() -> EngineLimits {
         max_batch_tokens: 1024,
         max_queue_tokens: 1 << 20,
         request_timeout: Duration::from_secs(60),
+        untrained_dimensions: UntrainedDimensions::Refused,
         threads: 1,
         workers: 1,
     }

@@ -15,7 +15,7 @@ use super::flags::{Flags, Local};
 use super::{Context, Failure, logging};
 use crate::config::{Config, Loaded, ModelEntry, Origin, Purpose};
 use crate::engine::Engine;
-use crate::engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Normalize, Truncate};
+use crate::engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Normalize};
 use crate::provision::Progress;
 use crate::serve::Core;
 use input::{InputFormat, Source, Texts};
@@ -155,11 +155,10 @@ impl Job {
 
     async fn embed(&self, texts: &[String]) -> Result<EmbedResponse, Failure> {
         let request = EmbedRequest {
-            model: None,
             inputs: texts.iter().cloned().map(EmbedInput::Text).collect(),
-            truncate: Truncate::default(),
             dimensions: self.dimensions,
             normalize: self.normalize,
+            ..EmbedRequest::default()
         };
         Ok(self.engine.embed(request).await?)
     }

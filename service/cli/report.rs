@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::engine::request::{ModelInfo, ModelState};
+use retort_models::{EncoderInfo, Head};
+
+use crate::engine::request::{ModelInfo, ModelKind, ModelState};
 use crate::serve::Core;
 
 /// Everything the report says.
@@ -140,9 +142,9 @@ fn model_lines(model: &ModelInfo) -> Vec<String> {
         count => format!(", {} parameters", rounded(count)),
     };
     let shape = format!(
-        "{}, {} dimensions, at most {} tokens{}{parameters}",
+        "{}, {}, at most {} tokens{}{parameters}",
         info.architecture,
-        info.dimensions,
+        gives(info),
         info.max_tokens,
         pooling.unwrap_or_default(),
     );
@@ -151,6 +153,21 @@ fn model_lines(model: &ModelInfo) -> Vec<String> {
         info.checkpoint_dtype, info.dtype
     );
     vec![model.name.clone(), source, shape, types]
+}
+
+/// What a model gives: the length of its vectors, its other vectors, its labels.
+fn gives(info: &EncoderInfo) -> String {
+    let mut all = Vec::new();
+    for head in info.heads.iter() {
+        all.push(match head {
+            Head::Dense => format!("{} dimensions", info.dimensions),
+            Head::Sparse => "sparse vectors".to_owned(),
+            Head::MultiVector => format!("vectors of {} per token", info.token_dimensions),
+            Head::Score if info.labels == 1 => "reranker with 1 label".to_owned(),
+            Head::Score => format!("classifier with {} labels", info.labels),
+        });
+    }
+    all.join(", ")
 }
 
 fn device(facts: &Report) -> String {
@@ -188,7 +205,20 @@ fn curl(facts: &Report) -> Option<String> {
         .iter()
         .find(|model| model.state == ModelState::Ready)?;
     let name = serde_json::Value::from(ready.name.as_str());
-    let body = format!(r#"{{"model": {name}, "input": "Hello, world"}}"#);
+    let (path, body) = match ready.kind() {
+        Some(ModelKind::Reranker) => (
+            "rerank",
+            format!(r#"{{"model": {name}, "query": "Hello", "documents": ["Hello, world"]}}"#),
+        ),
+        Some(ModelKind::Classifier) => (
+            "classify",
+            format!(r#"{{"model": {name}, "input": "Hello, world"}}"#),
+        ),
+        Some(ModelKind::Embedding) | None => (
+            "embeddings",
+            format!(r#"{{"model": {name}, "input": "Hello, world"}}"#),
+        ),
+    };
     let url = base_url(facts.address);
     let key = match facts.keys {
         0 => "",
@@ -197,7 +227,7 @@ fn curl(facts: &Report) -> Option<String> {
     // Inside single quotes a shell takes everything literally but the quote itself.
     let body = body.replace('\'', r"'\''");
     Some(format!(
-        "  curl {url}/v1/embeddings{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
+        "  curl {url}/v1/{path}{key} \\\n    -H 'Content-Type: application/json' -d '{body}'"
     ))
 }
 

@@ -244,6 +244,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "What integers in `input` are: `cl100k` or `model`",
     },
     Setting {
+        key: "embeddings.allow_untrained_dimensions",
+        flag: "allow-untrained-dimensions",
+        value_name: "BOOL",
+        variables: &["RETORT_ALLOW_UNTRAINED_DIMENSIONS"],
+        scope: Scope::Limits,
+        help: "Take `dimensions` that a model was not trained to be cut to",
+    },
+    Setting {
         key: "server.log",
         flag: "log",
         value_name: "LEVEL",

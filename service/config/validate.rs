@@ -46,6 +46,7 @@ pub fn validate(
             "model" => TokenIds::Model,
             _ => return Err(rules.wrong("embeddings.token_ids", "must be `cl100k` or `model`")),
         },
+        allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
         provision: rules.provision(&raw, environment)?,
         models: rules.models(&raw.model, &catalog, environment)?,
         catalog: Arc::new(catalog),
@@ -122,6 +123,7 @@ struct RawModels {
 #[serde(deny_unknown_fields)]
 struct RawEmbeddings {
     token_ids: String,
+    allow_untrained_dimensions: bool,
 }
 
 #[derive(Deserialize)]

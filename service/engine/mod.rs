@@ -15,9 +15,12 @@ use std::{
 use retort_models::EncoderModel;
 
 use self::{
-    encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, WorkerKind},
+    encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, UntrainedDimensions, WorkerKind},
     registry::Registry,
-    request::{EmbedRequest, EmbedResponse, ModelInfo, ModelState},
+    request::{
+        ClassifyRequest, ClassifyResponse, EmbedRequest, EmbedResponse, ModelInfo, ModelState,
+        Pairs, RerankRequest, RerankResponse, ScoreRequest, ScoreResponse, Task,
+    },
 };
 use crate::{
     error::{Error, Result},
@@ -49,6 +52,8 @@ pub struct EngineLimits {
     pub request_timeout: Duration,
     /// Cores to compute on.
     pub threads: usize,
+    /// Whether vectors may be cut to lengths that their model was not trained for.
+    pub untrained_dimensions: UntrainedDimensions,
     /// Workers that share the cores when there is more than one input; at most `threads`.
     pub workers: usize,
 }
@@ -130,6 +135,7 @@ impl Engine {
         let limits = PipelineLimits {
             max_batch_tokens: self.0.limits.max_batch_tokens,
             max_queue_tokens: self.0.limits.max_queue_tokens,
+            untrained_dimensions: self.0.limits.untrained_dimensions,
         };
         let pipeline = Pipeline::start(parts, limits, self.0.pool.clone())?;
         let now = SystemTime::now()
@@ -146,27 +152,91 @@ impl Engine {
     /// # Errors
     /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
     pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedResponse> {
+        self.admit("input", request.inputs.len())?;
+        let pipeline = self
+            .0
+            .registry
+            .pipeline(request.model.as_deref(), Task::Embed)?;
+        self.in_time(pipeline.embed(request)).await
+    }
+
+    /// Documents in the order of what they say about a query.
+    ///
+    /// # Errors
+    /// As [`Engine::embed`].
+    pub async fn rerank(&self, request: RerankRequest) -> Result<RerankResponse> {
+        let top_n = request.top_n;
+        let pairs = Pairs {
+            queries: Arc::new([request.query]),
+            documents: request.documents,
+        };
+        let scored = self.score(ScoreRequest {
+            model: request.model,
+            pairs,
+            options: request.options,
+        });
+        Ok(RerankResponse::new(scored.await?, top_n))
+    }
+
+    /// A score for each pair, in the order of the request.
+    ///
+    /// # Errors
+    /// As [`Engine::embed`].
+    pub async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse> {
+        self.admit("documents", request.pairs.documents.len())?;
+        let (queries, documents) = (request.pairs.queries.len(), request.pairs.documents.len());
+        if queries != 1 && queries != documents {
+            return Err(Error::invalid(
+                "query",
+                format!(
+                    "{queries} queries do not go with {documents} documents; send one query, or \
+                     one for each document"
+                ),
+            ));
+        }
+        let pipeline = self
+            .0
+            .registry
+            .pipeline(request.model.as_deref(), Task::Rerank)?;
+        self.in_time(pipeline.score(request)).await
+    }
+
+    /// Scores of all labels for texts and pairs.
+    ///
+    /// # Errors
+    /// As [`Engine::embed`].
+    pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse> {
+        self.admit("input", request.inputs.len())?;
+        let pipeline = self
+            .0
+            .registry
+            .pipeline(request.model.as_deref(), Task::Classify)?;
+        self.in_time(pipeline.classify(request)).await
+    }
+
+    /// Refuses what is too much, or comes too late, before anything is done for it.
+    fn admit(&self, field: &'static str, inputs: usize) -> Result<()> {
         if self.is_draining() {
             return Err(Error::NotReady("the server is shutting down".into()));
         }
-        let limits = &self.0.limits;
-        let inputs = request.inputs.len();
-        if inputs == 0 || inputs > limits.max_inputs_per_request {
-            let most = limits.max_inputs_per_request;
+        let most = self.0.limits.max_inputs_per_request;
+        if inputs == 0 || inputs > most {
             return Err(Error::invalid(
-                "input",
+                field,
                 format!(
-                    "`input` has {inputs} items; 1 to {most} are allowed \
+                    "`{field}` has {inputs} items; 1 to {most} are allowed \
                      (`max_inputs_per_request` sets the limit)"
                 ),
             ));
         }
-        let pipeline = self.0.registry.encoder(request.model.as_deref())?;
-        tokio::time::timeout(limits.request_timeout, pipeline.embed(request))
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let after = self.0.limits.request_timeout;
+        tokio::time::timeout(after, work)
             .await
-            .map_err(|_| Error::Timeout {
-                after: limits.request_timeout,
-            })?
+            .map_err(|_| Error::Timeout { after })?
     }
 
     /// Every model, in order of registration.
@@ -239,6 +309,7 @@ mod tests {
             max_batch_tokens: 1,
             max_queue_tokens: 1,
             request_timeout: Duration::ZERO,
+            untrained_dimensions: UntrainedDimensions::Refused,
             threads,
             workers,
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{
     encode::Pipeline,
-    request::{ModelInfo, ModelKind, ModelState},
+    request::{ModelInfo, ModelState, Task},
 };
 use crate::error::{Error, Result};
 
@@ -77,15 +77,16 @@ impl Registry {
         })
     }
 
-    /// The pipeline that embeds for `name`, or for the first embedding model when there is none.
+    /// The pipeline of the model `name`, or, when there is none, of the first that is made for
+    /// the task, else of the first that can do it.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`], or [`Error::NotReady`] while it loads or when it has failed.
-    pub fn encoder(&self, name: Option<&str>) -> Result<Arc<Pipeline>> {
+    pub fn pipeline(&self, name: Option<&str>, task: Task) -> Result<Arc<Pipeline>> {
         self.read(|entries| {
             let entry = match name {
                 Some(name) => find(entries, name),
-                None => entries.iter().find(|e| e.info.kind == ModelKind::Embedding),
+                None => first_for(entries, task),
             };
             let entry = entry.ok_or_else(|| not_found(entries, name.unwrap_or_default()))?;
             entry
@@ -145,6 +146,21 @@ fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
     exact(name).or_else(|| exact(name.strip_suffix(":latest")?))
 }
 
+/// What a model is for is known once it is loaded. One that still loads is waited for rather than
+/// passed over, so that who answers does not depend on the moment.
+fn first_for(entries: &[Entry], task: Task) -> Option<&Entry> {
+    let is_best = |entry: &&Entry| match entry.info.state {
+        ModelState::Failed(_) => false,
+        ModelState::Loading => true,
+        ModelState::Ready => entry.info.kind() == Some(task.best_kind()),
+    };
+    let can = |entry: &&Entry| entry.info.encoder.as_ref().is_some_and(|e| task.fits(e));
+    let mut all = entries.iter();
+    let best = all.find(is_best);
+    best.or_else(|| entries.iter().find(can))
+        .or_else(|| entries.first())
+}
+
 fn not_found(entries: &[Entry], name: &str) -> Error {
     let names: Vec<_> = entries.iter().map(|e| e.info.name.as_str()).collect();
     Error::ModelNotFound {
@@ -167,16 +183,7 @@ mod tests {
     }
 
     fn info(name: &str, aliases: &[&str]) -> ModelInfo {
-        ModelInfo {
-            name: name.into(),
-            aliases: aliases.iter().map(|&a| a.into()).collect(),
-            kind: ModelKind::Embedding,
-            state: ModelState::Loading,
-            origin: String::new(),
-            revision: None,
-            encoder: None,
-            created: 0,
-        }
+        ModelInfo::loading(name, aliases.iter().map(|&a| a.into()).collect())
     }
 
     #[test]
@@ -194,7 +201,10 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_not_found_and_never_another_model() {
-        let error = registry().encoder(Some("bge-m4")).err().unwrap();
+        let error = registry()
+            .pipeline(Some("bge-m4"), Task::Embed)
+            .err()
+            .unwrap();
         assert_eq!(error.status(), 404);
         assert!(error.to_string().contains("bge-m3, minilm"), "{error}");
     }
@@ -202,9 +212,15 @@ mod tests {
     #[test]
     fn a_model_without_a_pipeline_is_not_ready() {
         let registry = registry();
-        assert_eq!(registry.encoder(None).err().unwrap().status(), 503);
+        assert_eq!(
+            registry.pipeline(None, Task::Embed).err().unwrap().status(),
+            503
+        );
         registry.failed("minilm", "no such file".into());
-        let error = registry.encoder(Some("minilm")).err().unwrap();
+        let error = registry
+            .pipeline(Some("minilm"), Task::Embed)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("no such file"), "{error}");
     }
 

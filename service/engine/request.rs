@@ -1,34 +1,27 @@
 //! What the engine is asked and what it answers: plain structs that no wire format leaks into.
+//! Here is what all verbs share.
+
+mod classify;
+mod embed;
+mod model;
+mod score;
 
 use std::time::Duration;
 
 use retort_models::TruncationSide;
 
-/// Texts to be embedded by one model.
-#[derive(Debug, Clone)]
-pub struct EmbedRequest {
-    /// The model as the caller named it; `None` means the only (or first) embedding model.
-    pub model: Option<String>,
-    /// What to embed, in the order of the answer.
-    pub inputs: Vec<EmbedInput>,
-    /// What to do with inputs that are too long.
-    pub truncate: Truncate,
-    /// Keep the first so many components (Matryoshka), then normalise again.
-    pub dimensions: Option<usize>,
-    /// L2-normalise the vectors, or return them as pooled.
-    pub normalize: Normalize,
-}
-
-/// One thing to embed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EmbedInput {
-    /// A text.
-    Text(String),
-    /// Token ids of OpenAI's `cl100k_base` vocabulary, which stand for a text.
-    Cl100kIds(Vec<u32>),
-    /// Token ids of the model's own vocabulary, taken as they are.
-    ModelIds(Vec<u32>),
-}
+pub use self::{
+    classify::{Classified, ClassifyInput, ClassifyRequest, ClassifyResponse},
+    embed::{
+        Chunk, ChunkPooling, Conditioning, Context, EmbedInput, EmbedRequest, EmbedResponse,
+        Embedding, LongInput, PromptWish,
+    },
+    model::{ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads},
+    score::{
+        HybridWeights, LongDocument, PairScore, Pairs, Ranked, RerankRequest, RerankResponse,
+        Scale, ScoreOptions, ScoreRequest, ScoreResponse,
+    },
+};
 
 /// How a long input is made to fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,30 +51,6 @@ pub enum Normalize {
     No,
 }
 
-/// The answer to an [`EmbedRequest`].
-#[derive(Debug, Clone)]
-pub struct EmbedResponse {
-    /// The name under which the model is served.
-    pub model: String,
-    /// One per input, in order.
-    pub embeddings: Vec<Embedding>,
-    /// Tokens over all inputs.
-    pub usage: Usage,
-    /// Where the time went.
-    pub timings: Timings,
-}
-
-/// One vector and what was done to its text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Embedding {
-    /// Finite and never all zero. `[dimensions]`
-    pub vector: Vec<f32>,
-    /// Tokens that the model saw, special tokens included.
-    pub tokens: usize,
-    /// Tokens of the input that were cut because they did not fit.
-    pub tokens_cut: usize,
-}
-
 /// Token counts of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -104,41 +73,11 @@ pub struct Timings {
     pub inference: Duration,
 }
 
-/// What is known of a served model.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// The name it is served under; no `/`, as Dify refuses those.
-    pub name: String,
-    /// Other names it answers to, its hub id among them.
-    pub aliases: Vec<String>,
-    /// What it can do.
-    pub kind: ModelKind,
-    /// Loading, ready or failed.
-    pub state: ModelState,
-    /// Where the files came from, in words for people.
-    pub origin: String,
-    /// The revision of the files, when the source has one.
-    pub revision: Option<String>,
-    /// What the checkpoint says; present once loaded.
-    pub encoder: Option<retort_models::EncoderInfo>,
-    /// When loading finished, in seconds since the Unix epoch; 0 before.
-    pub created: u64,
-}
-
-/// What a model can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelKind {
-    /// Text in, vector out.
-    Embedding,
-}
-
-/// Where a model stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelState {
-    /// Files or sessions are being made.
-    Loading,
-    /// It answers.
-    Ready,
-    /// It did not load; the reason.
-    Failed(String),
+impl Usage {
+    /// Adds one input of which the model saw so many tokens.
+    pub fn add(&mut self, tokens: usize, tokens_cut: usize) {
+        self.prompt_tokens += tokens;
+        self.cut_tokens += tokens_cut;
+        self.cut_inputs += usize::from(tokens_cut > 0);
+    }
 }

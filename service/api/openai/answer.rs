@@ -1,18 +1,16 @@
 //! `EmbedResponse` → the body and headers of `/v1/embeddings`.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
+use axum::response::Response;
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
-use http::{HeaderName, HeaderValue, header};
+use retort_models::{Head, Heads, MultiVector, SparseVector};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    engine::request::{EmbedResponse, Embedding, Usage},
+    api::answer::{Headers, InputUsage, UsageBody, new_id, now},
+    engine::request::{EmbedResponse, Embedding},
     error::{Error, Result},
 };
 
@@ -59,6 +57,8 @@ pub struct Shape {
     pub model: Option<String>,
     /// How vectors are written.
     pub encoding: Encoding,
+    /// Whether each output has a key of its own.
+    pub named_outputs: bool,
     /// Whether the account of each input was asked for.
     pub usage_details: bool,
 }
@@ -83,41 +83,29 @@ pub struct EmbeddingsAnswer<'a> {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct Datum<'a> {
-    /// Always `embedding`.
+    /// `embedding`; `sparse_embedding` or `multi_vector_embedding` where that is all there is and
+    /// `output_types` was not given.
     object: &'static str,
     /// The place of the input within this request.
     index: usize,
-    /// A list of numbers, or a string with `base64`.
-    #[schema(value_type = Vec<f32>)]
-    embedding: Written<'a>,
-}
-
-/// Tokens of the request, special tokens included.
-#[derive(Debug, Serialize, ToSchema)]
-struct UsageBody {
-    /// Tokens that the model saw.
-    prompt_tokens: usize,
-    /// The same number: there are no others.
-    total_tokens: usize,
-    /// One per input, when asked for or when something was cut.
+    /// A list of numbers, or a string with `base64`; a map or a list of lists for other objects.
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Vec<InputUsage>>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct InputUsage {
-    /// The place of the input within this request.
-    index: usize,
-    /// Tokens that the model saw.
-    tokens: usize,
-    /// Tokens that were cut because they did not fit.
-    tokens_cut: usize,
+    #[schema(value_type = Option<Vec<f32>>)]
+    embedding: Option<Main<'a>>,
+    /// Weights by token id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, f32>>)]
+    sparse_embedding: Option<Entries<'a>>,
+    /// One vector per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<f32>>>)]
+    multi_vector_embedding: Option<Rows<'a>>,
 }
 
 /// The HTTP response for `response`, whose request arrived at `started`.
 pub async fn respond(response: EmbedResponse, shape: Shape, started: Instant) -> Result<Response> {
-    let headers = Headers::of(&response);
-    let numbers: usize = response.embeddings.iter().map(|e| e.vector.len()).sum();
+    let headers = Headers::new(response.usage, response.timings, started);
+    let numbers: usize = response.embeddings.iter().map(numbers_of).sum();
     let body = if numbers <= BIG_ANSWER_NUMBERS {
         write(&response, &shape, numbers)
     } else {
@@ -125,7 +113,16 @@ pub async fn respond(response: EmbedResponse, shape: Shape, started: Instant) ->
             .await
             .map_err(|error| Error::Internal(format!("writing an answer: {error}")))?
     };
-    Ok(headers.respond(body, started.elapsed()))
+    Ok(headers.respond(body))
+}
+
+fn numbers_of(embedding: &Embedding) -> usize {
+    let sparse = embedding
+        .sparse
+        .as_ref()
+        .map_or(0, |sparse| sparse.ids.len());
+    let rows = embedding.multi_vector.as_ref();
+    embedding.vector.len() + 2 * sparse + rows.map_or(0, |rows| rows.values.len())
 }
 
 fn write(response: &EmbedResponse, shape: &Shape, numbers: usize) -> Vec<u8> {
@@ -138,54 +135,83 @@ fn write(response: &EmbedResponse, shape: &Shape, numbers: usize) -> Vec<u8> {
 
 impl<'a> EmbeddingsAnswer<'a> {
     fn new(response: &'a EmbedResponse, shape: &'a Shape) -> Self {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let write = |(index, embedding): (usize, &'a Embedding)| Datum {
-            object: "embedding",
-            index,
-            embedding: Written {
-                vector: &embedding.vector,
-                encoding: shape.encoding,
-            },
-        };
+        let heads = response.heads;
+        let write = |(index, embedding)| Datum::new(index, embedding, heads, shape);
+        let inputs = response.embeddings.iter().map(InputUsage::from);
         Self {
             object: "list",
             model: shape.model.as_deref().unwrap_or(&response.model),
             model_replica: format!("{}-0", response.model),
             data: response.embeddings.iter().enumerate().map(write).collect(),
-            usage: UsageBody::new(response, shape),
-            id: format!("embd-{}", uuid::Uuid::new_v4().simple()),
-            created: now.as_secs(),
+            usage: UsageBody::new(response.usage, shape.usage_details, inputs),
+            id: new_id("embd"),
+            created: now(),
         }
     }
 }
 
-impl UsageBody {
-    fn new(response: &EmbedResponse, shape: &Shape) -> Self {
-        let Usage {
-            prompt_tokens,
-            cut_tokens,
-            ..
-        } = response.usage;
-        let account = |(index, embedding): (usize, &Embedding)| InputUsage {
-            index,
-            tokens: embedding.tokens,
-            tokens_cut: embedding.tokens_cut,
-        };
-        let details = (shape.usage_details || cut_tokens > 0).then(|| {
-            response
-                .embeddings
-                .iter()
-                .enumerate()
-                .map(account)
-                .collect()
+impl<'a> Datum<'a> {
+    fn new(index: usize, embedding: &'a Embedding, heads: Heads, shape: &'a Shape) -> Self {
+        let encoding = shape.encoding;
+        let vector = heads.contains(Head::Dense).then_some(Written {
+            vector: &embedding.vector,
+            encoding,
         });
+        let sparse = embedding.sparse.as_ref().map(Entries);
+        let rows = embedding.multi_vector.as_ref();
+        let rows = rows.map(|vectors| Rows { vectors, encoding });
+        let only = |head: Head| !shape.named_outputs && heads == head.into();
+        let (object, main, sparse, rows) = match (sparse, rows) {
+            (Some(sparse), _) if only(Head::Sparse) => {
+                ("sparse_embedding", Some(Main::Sparse(sparse)), None, None)
+            }
+            (_, Some(rows)) if only(Head::MultiVector) => {
+                ("multi_vector_embedding", Some(Main::Rows(rows)), None, None)
+            }
+            (sparse, rows) => ("embedding", vector.map(Main::Vector), sparse, rows),
+        };
         Self {
-            prompt_tokens,
-            total_tokens: prompt_tokens,
-            details,
+            object,
+            index,
+            embedding: main,
+            sparse_embedding: sparse,
+            multi_vector_embedding: rows,
         }
+    }
+}
+
+/// What stands under `embedding`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Main<'a> {
+    Vector(Written<'a>),
+    Sparse(Entries<'a>),
+    Rows(Rows<'a>),
+}
+
+/// Weights by token id, the ids as text (Xinference).
+#[derive(Debug)]
+struct Entries<'a>(&'a SparseVector);
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let Self(SparseVector { ids, weights }) = self;
+        json.collect_map(ids.iter().zip(weights))
+    }
+}
+
+/// One vector per token.
+#[derive(Debug)]
+struct Rows<'a> {
+    vectors: &'a MultiVector,
+    encoding: Encoding,
+}
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
+        let encoding = self.encoding;
+        let rows = self.vectors.rows();
+        json.collect_seq(rows.map(|vector| Written { vector, encoding }))
     }
 }
 
@@ -220,45 +246,6 @@ fn sign_bits(vector: &[f32]) -> impl Iterator<Item = u8> + '_ {
             .enumerate()
             .fold(0, |byte, (i, x)| byte | (u8::from(*x > 0.0) << (7 - i)))
     })
-}
-
-/// What the headers tell: the same names as text-embeddings-inference has, and what was cut.
-struct Headers {
-    timings: [(&'static str, Duration); 3],
-    truncated: Option<String>,
-}
-
-impl Headers {
-    fn of(response: &EmbedResponse) -> Self {
-        let Usage {
-            cut_inputs,
-            cut_tokens,
-            ..
-        } = response.usage;
-        Self {
-            timings: [
-                ("x-tokenization-time", response.timings.tokenize),
-                ("x-queue-time", response.timings.queue),
-                ("x-inference-time", response.timings.inference),
-            ],
-            truncated: (cut_inputs > 0).then(|| format!("{cut_inputs}; tokens_cut={cut_tokens}")),
-        }
-    }
-
-    fn respond(self, body: Vec<u8>, total: Duration) -> Response {
-        let mut response = Body::from(body).into_response();
-        let headers = response.headers_mut();
-        let json = HeaderValue::from_static("application/json");
-        headers.insert(header::CONTENT_TYPE, json);
-        for (name, took) in [("x-total-time", total)].into_iter().chain(self.timings) {
-            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(HeaderName::from_static(name), millis.into());
-        }
-        if let Some(Ok(value)) = self.truncated.map(HeaderValue::try_from) {
-            headers.insert(HeaderName::from_static("x-retort-truncated"), value);
-        }
-        response
-    }
 }
 
 #[cfg(test)]

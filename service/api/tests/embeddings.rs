@@ -169,7 +169,7 @@ async fn the_account_of_inputs_comes_when_asked_for() {
         .await;
     assert_eq!(
         answer["usage"]["details"][1],
-        json!({"index": 1, "tokens": 2, "tokens_cut": 0})
+        json!({"index": 1, "tokens": 2, "tokens_cut": 0, "chunks": 1})
     );
     let request = Request::post("/v1/embeddings").header("x-retort-details", "1");
     let answer = server
@@ -229,11 +229,14 @@ async fn null_is_not_given_and_what_is_not_known_is_ignored() {
         "dimensions": null, "truncate_prompt_tokens": null, "truncate": null,
         "normalize_embeddings": null, "normalize": null, "normalized": null,
         "return_sparse": null, "modality": null, "usage_details": null, "user": null,
+        "output_types": null, "task": null, "prompt_name": null, "prompt": null,
+        "instruction": null, "input_type": null, "late_chunking": null, "chunk": null,
     });
     let extras = json!({
         "input": "lorem", "model": "", "user": "u", "task": "retrieval.query",
-        "prompt_name": "query", "prompt": "p", "instruction": "i", "late_chunking": true,
-        "input_type": "document", "modality": "text", "priority": 1, "request_id": "r",
+        "prompt_name": "", "prompt": "", "instruction": "", "late_chunking": false,
+        "input_type": "image", "output_types": [], "chunk": false,
+        "modality": "text", "priority": 1, "request_id": "r",
         "add_special_tokens": true, "batch_size": 8, "return_sparse": false,
         "chat_template_kwargs": {"a": [1, {"b": null}]},
     });

@@ -1,5 +1,5 @@
-//! Request/response pairs in `tests/golden/openai/`: what goes over the wire, to be read and
-//! reviewed. `UPDATE_GOLDEN=1 cargo test` writes the responses anew.
+//! Request/response pairs in `tests/golden/openai/` and `tests/golden/rerank/`: what goes over the
+//! wire, to be read and reviewed. `UPDATE_GOLDEN=1 cargo test` writes the responses anew.
 
 use std::{fs, path::PathBuf};
 
@@ -12,7 +12,18 @@ const HEADERS: &[&str] = &["content-type", "retry-after", "x-retort-truncated"];
 
 #[tokio::test]
 async fn requests_get_the_responses_on_record() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/openai");
+    check_all("openai", &Server::new()).await;
+}
+
+#[tokio::test]
+async fn rerankings_are_those_on_record() {
+    check_all("rerank", &Server::family()).await;
+}
+
+async fn check_all(folder: &str, server: &Server) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(folder);
     let mut files: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -21,7 +32,7 @@ async fn requests_get_the_responses_on_record() {
     assert!(!files.is_empty(), "no pairs in `{}`", folder.display());
     for file in files {
         let mut pair: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        let response = response_to(&pair["request"]).await;
+        let response = response_to(&pair["request"], server).await;
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             pair["response"] = response;
             fs::write(&file, format!("{pair:#}\n")).unwrap();
@@ -31,7 +42,7 @@ async fn requests_get_the_responses_on_record() {
     }
 }
 
-async fn response_to(request: &Value) -> Value {
+async fn response_to(request: &Value, server: &Server) -> Value {
     let method = request["method"].as_str().unwrap();
     let sent = Request::builder()
         .method(method)
@@ -39,7 +50,7 @@ async fn response_to(request: &Value) -> Value {
     let body = request
         .get("body")
         .map_or_else(Body::empty, |body| Body::from(body.to_string()));
-    let answer = Server::new().send(sent.body(body).unwrap()).await;
+    let answer = server.send(sent.body(body).unwrap()).await;
     let mut body = answer.json();
     // What differs from run to run is replaced by what it is.
     for (key, what) in [("id", "made up"), ("created", "the time")] {

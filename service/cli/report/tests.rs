@@ -1,13 +1,11 @@
-use retort_models::{EncoderInfo, GraphSource, Heads, Pooling};
+use retort_models::{EncoderInfo, GraphSource, Heads, Pooling, Prompts};
 
 use super::*;
-use crate::engine::request::ModelKind;
 
 fn minilm() -> ModelInfo {
     ModelInfo {
         name: "all-MiniLM-L6-v2".into(),
         aliases: vec!["sentence-transformers/all-MiniLM-L6-v2".into()],
-        kind: ModelKind::Embedding,
         state: ModelState::Ready,
         origin: "cache (Hugging Face)".into(),
         revision: Some("c9745ed1d9f207416be6d2e6f8de32d1f16199bf".into()),
@@ -28,6 +26,9 @@ fn minilm() -> ModelInfo {
             device: "cpu".into(),
             source: GraphSource::Built,
             matryoshka: Vec::new(),
+            prompts: Prompts::default(),
+            tasks: Vec::new(),
+            pair_template: None,
             isa: "avx2",
         }),
         created: 0,
@@ -121,4 +122,34 @@ fn the_request_survives_the_shell() {
     let mut odd = minilm();
     odd.name = "it's".into();
     assert!(report(&facts(vec![odd])).contains(r#""model": "it'\''s""#));
+}
+
+#[test]
+fn a_reranker_is_told_what_it_is_and_tried_as_one() {
+    let mut model = minilm();
+    let info = model.encoder.as_mut().unwrap();
+    (info.heads, info.labels, info.dimensions) = (Heads::SCORE, 1, 0);
+    info.pooling = None;
+    let text = report(&facts(vec![model]));
+    assert!(
+        text.contains("bert, reranker with 1 label, at most 256 tokens"),
+        "{text}"
+    );
+    assert!(
+        text.contains("/v1/rerank ") && text.contains(r#""documents""#),
+        "{text}"
+    );
+}
+
+#[test]
+fn all_kinds_of_vectors_are_told() {
+    let mut model = minilm();
+    let info = model.encoder.as_mut().unwrap();
+    info.heads = [Head::Dense, Head::Sparse, Head::MultiVector]
+        .into_iter()
+        .collect();
+    info.token_dimensions = 128;
+    let text = report(&facts(vec![model]));
+    let expected = "bert, 384 dimensions, sparse vectors, vectors of 128 per token, at most";
+    assert!(text.contains(expected), "{text}");
 }

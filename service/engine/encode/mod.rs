@@ -1,10 +1,16 @@
-//! One forward pass: the pipeline of one model, from inputs to vectors.
+//! One forward pass: the pipeline of one model, from inputs to vectors and scores.
 //!
-//! tokenize → queue → batcher → worker, in this order of reading.
+//! embed, score, classify → tokenize → queue → batcher → worker → finish, in this order of reading.
 
 pub mod batcher;
+mod classify;
+mod conditioning;
+mod embed;
+mod finish;
 mod job;
 mod queue;
+mod score;
+mod similarity;
 mod tokenize;
 mod worker;
 
@@ -30,9 +36,9 @@ use self::{
     queue::Queue,
     worker::Worker,
 };
-use super::request::{EmbedRequest, EmbedResponse, Embedding, Normalize, Timings, Truncate, Usage};
+use super::request::{Normalize, Timings, Truncate};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Place, Result},
     telemetry::Telemetry,
 };
 
@@ -57,6 +63,24 @@ pub struct PipelineLimits {
     pub max_batch_tokens: usize,
     /// The most tokens that may wait.
     pub max_queue_tokens: usize,
+    /// Whether vectors may be cut to lengths that the model was not trained for.
+    pub untrained_dimensions: UntrainedDimensions,
+}
+
+/// Whether vectors may be cut to lengths that the model was not trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UntrainedDimensions {
+    /// Such a request is refused.
+    #[default]
+    Refused,
+    /// The operator takes the loss.
+    Allowed,
+}
+
+impl UntrainedDimensions {
+    fn allowed(self) -> bool {
+        self == Self::Allowed
+    }
 }
 
 /// One served model: its tokenizer, its queue and the workers behind it.
@@ -67,6 +91,7 @@ pub struct Pipeline {
     pool: TokenizerPool,
     queue: Arc<Queue>,
     telemetry: Telemetry,
+    untrained_dimensions: UntrainedDimensions,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -98,6 +123,7 @@ impl Pipeline {
             pool,
             queue,
             telemetry: parts.telemetry,
+            untrained_dimensions: limits.untrained_dimensions,
             workers: Vec::new(),
         };
         for (i, (kind, encoder)) in parts.encoders.into_iter().enumerate() {
@@ -120,31 +146,6 @@ impl Pipeline {
     /// What the checkpoint says about the model.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
-    }
-
-    /// Vectors for all inputs of a request, in order.
-    ///
-    /// # Errors
-    /// The first input that is not valid; [`Error::Overloaded`] when the queue has no room;
-    /// [`Error::BadOutput`] when the model's answer to an input is not a vector.
-    pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedResponse> {
-        let finish = self.finish(&request)?;
-        self.room_for(request.inputs.len())?;
-        let started = Instant::now();
-        let truncation = tokenize::truncation(request.truncate, self.info.max_tokens)?;
-        let encodings = self
-            .pool
-            .encode(self.tokenizer.clone(), request.inputs, truncation)
-            .await?;
-        let tokenize = started.elapsed();
-        let counts: Vec<_> = encodings
-            .iter()
-            .map(|e| (e.input_ids.len(), e.tokens_cut))
-            .collect();
-        self.telemetry
-            .tokenized(&self.name, tokenize, counts.iter().map(|(n, _)| n).sum());
-        let done = self.run(encodings, finish).await?;
-        Ok(response(&self.name, done, &counts, tokenize))
     }
 
     /// A real forward pass ahead of whatever waits; how long it took.
@@ -172,7 +173,7 @@ impl Pipeline {
         };
         let (job, done) = job(encoding, self.info.heads, finish);
         self.queue.push_first(job);
-        tokio::time::timeout(patience, answer(0, done))
+        tokio::time::timeout(patience, answer(Place::Input(0), done))
             .await
             .map_err(|_| Error::Timeout { after: patience })??;
         Ok(started.elapsed())
@@ -183,23 +184,6 @@ impl Pipeline {
         self.queue.close();
     }
 
-    fn finish(&self, request: &EmbedRequest) -> Result<Finish> {
-        let own = self.info.dimensions;
-        match request.dimensions {
-            Some(wanted) if wanted == 0 || wanted > own => Err(Error::invalid(
-                "dimensions",
-                format!(
-                    "`dimensions` is {wanted}; model `{}` has 1 to {own}",
-                    self.name
-                ),
-            )),
-            dimensions => Ok(Finish {
-                dimensions,
-                normalize: request.normalize,
-            }),
-        }
-    }
-
     /// Refuses early, before the cost of tokenization; every input is at least one token.
     fn room_for(&self, inputs: usize) -> Result<()> {
         self.queue
@@ -207,21 +191,33 @@ impl Pipeline {
             .inspect_err(|_| self.telemetry.request_refused(&self.name))
     }
 
-    async fn run(&self, encodings: Vec<Encoding>, finish: Finish) -> Result<Vec<Done>> {
+    /// Notes what tokenization gave and how long it took.
+    fn tokenized<'a>(
+        &self,
+        started: Instant,
+        encodings: impl IntoIterator<Item = &'a Encoding>,
+    ) -> Timings {
+        let tokenize = started.elapsed();
+        let tokens = encodings.into_iter().map(|e| e.input_ids.len()).sum();
+        self.telemetry.tokenized(&self.name, tokenize, tokens);
+        Timings {
+            tokenize,
+            ..Timings::default()
+        }
+    }
+
+    /// Queues one job an encoding, all or none of them.
+    fn submit(&self, encodings: Vec<Encoding>, heads: Heads, finish: Finish) -> Result<Vec<Reply>> {
         let (jobs, replies): (Vec<_>, Vec<_>) = encodings
             .into_iter()
-            .map(|encoding| job(encoding, Heads::DENSE, finish))
+            .map(|encoding| job(encoding, heads, finish))
             .unzip();
         let waiting = self
             .queue
             .push(jobs)
             .inspect_err(|_| self.telemetry.request_refused(&self.name))?;
         self.telemetry.queue_changed(&self.name, waiting);
-        let mut done = Vec::with_capacity(replies.len());
-        for (index, reply) in replies.into_iter().enumerate() {
-            done.push(answer(index, reply).await?);
-        }
-        Ok(done)
+        Ok(replies)
     }
 }
 
@@ -253,10 +249,10 @@ fn job(encoding: Encoding, heads: Heads, finish: Finish) -> (Job, Reply) {
     )
 }
 
-async fn answer(index: usize, reply: Reply) -> Result<Done> {
+async fn answer(place: Place, reply: Reply) -> Result<Done> {
     match reply.await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(Failure::BadOutput(fault))) => Err(Error::BadOutput { index, fault }),
+        Ok(Err(Failure::BadOutput(fault))) => Err(Error::BadOutput { place, fault }),
         Ok(Err(Failure::Inference(error))) => Err(Error::Internal(error)),
         Err(_) => Err(Error::Internal(
             "the worker stopped before it answered".into(),
@@ -264,35 +260,8 @@ async fn answer(index: usize, reply: Reply) -> Result<Done> {
     }
 }
 
-fn response(
-    name: &str,
-    done: Vec<Done>,
-    counts: &[(usize, usize)],
-    tokenize: Duration,
-) -> EmbedResponse {
-    let timings = Timings {
-        tokenize,
-        queue: done.iter().map(|d| d.queue).max().unwrap_or_default(),
-        inference: done.iter().map(|d| d.inference).max().unwrap_or_default(),
-    };
-    let usage = Usage {
-        prompt_tokens: counts.iter().map(|(tokens, _)| tokens).sum(),
-        cut_tokens: counts.iter().map(|(_, cut)| cut).sum(),
-        cut_inputs: counts.iter().filter(|(_, cut)| *cut > 0).count(),
-    };
-    let embeddings = done
-        .into_iter()
-        .zip(counts)
-        .map(|(done, &(tokens, tokens_cut))| Embedding {
-            vector: done.values.dense.into_iter().flatten().collect(),
-            tokens,
-            tokens_cut,
-        })
-        .collect();
-    EmbedResponse {
-        model: name.to_owned(),
-        embeddings,
-        usage,
-        timings,
-    }
+/// Keeps the longest wait and the longest forward pass.
+fn note(timings: &mut Timings, done: &Done) {
+    timings.queue = timings.queue.max(done.queue);
+    timings.inference = timings.inference.max(done.inference);
 }

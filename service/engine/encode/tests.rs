@@ -5,10 +5,10 @@ use std::{
     sync::mpsc::{Receiver, Sender, channel},
 };
 
-use retort_models::{Batch, GraphSource, Heads, Output};
+use retort_models::{Batch, GraphSource, Heads, Output, Prompts};
 
 use super::*;
-use crate::engine::request::EmbedInput;
+use crate::engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Usage};
 
 /// What the fake model does with a sequence, told by its first own token (id 7 and up are free).
 /// Its vector is `[first token id, number of tokens]`.
@@ -67,25 +67,7 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
     let tokenizer = Arc::new(Tokenizer::load(&checkpoint).unwrap());
     let parts = Parts {
         name: "fake".into(),
-        info: EncoderInfo {
-            architecture: "fake".into(),
-            heads: Heads::DENSE,
-            token_dimensions: 0,
-            labels: 0,
-            label_names: Vec::new(),
-            dimensions: 2,
-            max_tokens: 8,
-            pooling: None,
-            vocab_size: tokenizer.vocab_size(),
-            parameters: 0,
-            weights_bytes: 0,
-            checkpoint_dtype: "float32".into(),
-            dtype: "float32".into(),
-            device: "cpu".into(),
-            source: GraphSource::Built,
-            matryoshka: Vec::new(),
-            isa: "portable",
-        },
+        info: fake_info(tokenizer.vocab_size()),
         tokenizer,
         encoders: vec![(WorkerKind::Share, Box::new(fake))],
         telemetry: Telemetry::new(),
@@ -98,6 +80,32 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
     }
 }
 
+/// What a checkpoint would say about the fake model.
+pub fn fake_info(vocab_size: usize) -> EncoderInfo {
+    EncoderInfo {
+        architecture: "fake".into(),
+        heads: Heads::DENSE,
+        token_dimensions: 0,
+        labels: 0,
+        label_names: Vec::new(),
+        dimensions: 2,
+        max_tokens: 8,
+        pooling: None,
+        vocab_size,
+        parameters: 0,
+        weights_bytes: 0,
+        checkpoint_dtype: "float32".into(),
+        dtype: "float32".into(),
+        device: "cpu".into(),
+        source: GraphSource::Built,
+        matryoshka: vec![1],
+        prompts: Prompts::default(),
+        tasks: Vec::new(),
+        pair_template: None,
+        isa: "portable",
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Gate {
     Open,
@@ -107,19 +115,18 @@ enum Gate {
 const LIMITS: PipelineLimits = PipelineLimits {
     max_batch_tokens: 16,
     max_queue_tokens: 1_000,
+    untrained_dimensions: UntrainedDimensions::Refused,
 };
 
 /// A request of one sequence of ids each: `ids(&[&[7], &[8, 9]])`.
 fn request(inputs: &[&[u32]]) -> EmbedRequest {
     EmbedRequest {
-        model: None,
         inputs: inputs
             .iter()
             .map(|ids| EmbedInput::ModelIds(ids.to_vec()))
             .collect(),
-        truncate: Truncate::default(),
-        dimensions: None,
         normalize: Normalize::No,
+        ..EmbedRequest::default()
     }
 }
 

@@ -6,21 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use retort_kernels::{
-    RowFault,
-    normalize::{faulty_rows, l2_normalize},
-};
-use retort_models::{Batch, Encode, Head, Heads, Output};
+use retort_models::{Batch, Encode, Heads, Output};
 
 use super::{
     batcher::WorkerKind,
-    job::{Done, Failure, Finish, Job, Values},
+    finish::finish,
+    job::{Done, Failure, Job},
     queue::{Queue, Taken},
 };
-use crate::{
-    engine::request::Normalize,
-    telemetry::{BatchStats, Telemetry},
-};
+use crate::telemetry::{BatchStats, Telemetry};
 
 /// Everything a worker thread holds.
 pub struct Worker {
@@ -147,55 +141,4 @@ fn batch_of(jobs: &[Job]) -> Batch {
         batch.push(&job.encoding);
     }
     batch
-}
-
-/// Picks what a job asked for out of what its batch gave, and refuses numbers that are none.
-fn finish(output: Output, job: &Job) -> Result<Values, RowFault> {
-    let wanted = |head| job.heads.contains(head);
-    let mut values = Values::default();
-    if let Some(dense) = output.dense.filter(|_| wanted(Head::Dense)) {
-        let width = dense.len() / job.encoding.segments.len().max(1);
-        values.dense = dense
-            .chunks(width.max(1))
-            .map(|vector| finish_vector(vector.to_vec(), job.finish))
-            .collect::<Result<_, _>>()?;
-    }
-    values.sparse = output.sparse.filter(|_| wanted(Head::Sparse));
-    if let Some(sparse) = &values.sparse {
-        all_finite(&sparse.weights)?;
-    }
-    values.multi_vector = output.multi_vector.filter(|_| wanted(Head::MultiVector));
-    if let Some(vectors) = &values.multi_vector {
-        all_finite(&vectors.values)?;
-    }
-    values.scores = output.scores.filter(|_| wanted(Head::Score));
-    if let Some(scores) = &values.scores {
-        all_finite(scores)?;
-    }
-    Ok(values)
-}
-
-fn all_finite(numbers: &[f32]) -> Result<(), RowFault> {
-    if numbers.iter().all(|number| number.is_finite()) {
-        Ok(())
-    } else {
-        Err(RowFault::NonFinite)
-    }
-}
-
-/// Cuts and normalises a pooled vector; refuses one that is not finite or has no direction.
-fn finish_vector(mut vector: Vec<f32>, how: Finish) -> Result<Vec<f32>, RowFault> {
-    if let Some(dimensions) = how.dimensions {
-        vector.truncate(dimensions);
-    }
-    match how.normalize {
-        Normalize::Yes => l2_normalize(&mut vector)?,
-        Normalize::No => {
-            let row = vector.len();
-            faulty_rows(&vector, row)
-                .pop()
-                .map_or(Ok(()), |(_, fault)| Err(fault))?;
-        }
-    }
-    Ok(vector)
 }

@@ -1,4 +1,5 @@
-//! The small fields of a request: whole numbers with an error for people, and truncation.
+//! The small fields that several dialects share: the model's name, whole numbers with an error
+//! for people, and truncation.
 
 use std::fmt;
 
@@ -13,6 +14,30 @@ use crate::{
     engine::request::Truncate,
     error::{Error, Result},
 };
+
+/// Names are short; an error that repeats one must be, too.
+const MAX_MODEL_CHARS: usize = 256;
+
+/// Infinity's way not to name a model.
+const UNNAMED_MODEL: &str = "default/not-specified";
+
+/// The model that is named; an empty name is none.
+///
+/// # Errors
+/// When it is longer than any name.
+pub fn named_model(model: Option<String>) -> Result<Option<String>> {
+    let named = model.filter(|name| !name.is_empty() && name != UNNAMED_MODEL);
+    if named
+        .as_ref()
+        .is_some_and(|name| name.len() > MAX_MODEL_CHARS)
+    {
+        return Err(Error::invalid(
+            "model",
+            format!("`model` is longer than {MAX_MODEL_CHARS} bytes; no model has such a name"),
+        ));
+    }
+    Ok(named)
+}
 
 /// An integer, of which no message says `i64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,17 +119,24 @@ impl<'de> Deserialize<'de> for Cut {
 /// maximum. `truncate` says which end, `truncate_prompt_tokens` to how many tokens; together they
 /// do both, so that `NONE` with a number refuses what is longer than that.
 pub fn truncate(max_tokens: Option<WholeNumber>, cut: Option<Cut>) -> Result<Truncate> {
-    let max_tokens = match max_tokens {
-        None | Some(WholeNumber(-1)) => None,
-        Some(WholeNumber(number)) if number < 1 => {
-            let field = "truncate_prompt_tokens";
-            let message = format!("`{field}` is `{number}`; it must be -1 or at least 1");
-            return Err(Error::invalid(field, message));
-        }
-        Some(number) => Some(number.at_least(1, "truncate_prompt_tokens")?),
-    };
+    let max_tokens = token_limit(max_tokens, "truncate_prompt_tokens")?;
     let side = cut.map_or(Truncate::default().side, |Cut(side)| side);
     Ok(Truncate { max_tokens, side })
+}
+
+/// A number of tokens to keep, of which -1 means as many as fit.
+///
+/// # Errors
+/// When it is anything else below 1.
+pub fn token_limit(tokens: Option<WholeNumber>, field: &'static str) -> Result<Option<usize>> {
+    match tokens {
+        None | Some(WholeNumber(-1)) => Ok(None),
+        Some(WholeNumber(number)) if number < 1 => {
+            let message = format!("`{field}` is `{number}`; it must be -1 or at least 1");
+            Err(Error::invalid(field, message))
+        }
+        Some(number) => number.at_least(1, field).map(Some),
+    }
 }
 
 /// The description of [`Cut`].

@@ -1,0 +1,219 @@
+//! `POST /v1/rerank` and its many aliases: one superset of what Xinference, Jina, Cohere, vLLM,
+//! Infinity and `LocalAI` send and read, and, told by the body, text-embeddings-inference's form.
+//! What the fields mean: §1.7 and §2.2 of the API contract.
+
+mod answer;
+mod options;
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use http::HeaderMap;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+pub use self::{answer::RerankAnswer, options::scale};
+use self::{
+    answer::{Echo, Shape},
+    options::{Chunking, Direction, Kwargs, Weights},
+};
+use super::{
+    AppState, answer as account,
+    errors::TEI,
+    extract::{JsonBody, WireBody},
+    fields::{self, Cut, WholeNumber},
+    observe::RequestLog,
+    texts::{self, Text, Texts},
+};
+use crate::{
+    engine::request::RerankRequest,
+    error::{Error, Result},
+};
+
+/// The body of a request. Unknown fields are ignored and `null` means not given, because every
+/// client sends some of either.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(expecting = "a JSON object with `query` and `documents`")]
+pub struct RerankBody {
+    /// A served name, an alias or a hub id; without one, the first reranker.
+    model: Option<String>,
+    /// What is asked: a text or an object with `text`.
+    #[schema(schema_with = texts::text_schema)]
+    query: Option<Text>,
+    /// What may answer it: texts, objects with `text`, or objects with vLLM's `content`.
+    #[schema(schema_with = texts::texts_schema)]
+    documents: Option<Texts>,
+    /// text-embeddings-inference's name for `documents`; the answer is then in its form.
+    #[schema(schema_with = texts::texts_schema)]
+    texts: Option<Texts>,
+    /// How many of the best to return; 0, or more than there are, returns all.
+    #[schema(value_type = Option<u64>)]
+    top_n: Option<WholeNumber>,
+    /// `true` returns the texts, too.
+    return_documents: Option<bool>,
+    /// text-embeddings-inference's name for `return_documents`.
+    return_text: Option<bool>,
+    /// `true` fills `meta.tokens` (Xinference).
+    return_len: Option<bool>,
+    /// `true` gives logits, or similarities as they are, instead of scores from 0 to 1.
+    raw_scores: Option<bool>,
+    /// vLLM's opposite of `raw_scores`.
+    use_activation: Option<bool>,
+    /// An older name of `use_activation`.
+    activation: Option<bool>,
+    /// Read a long document in at most so many chunks; 1 cuts it.
+    #[schema(value_type = Option<u64>)]
+    max_chunks_per_doc: Option<WholeNumber>,
+    /// `true`, or `{"overlap": …}`: a document that does not fit is read in overlapping chunks and
+    /// gets the score of its best, instead of being cut.
+    #[schema(value_type = Option<bool>)]
+    chunk: Option<Chunking>,
+    /// Keep at most so many tokens of each document.
+    #[schema(value_type = Option<u64>)]
+    max_tokens_per_doc: Option<WholeNumber>,
+    /// vLLM's name for `max_tokens_per_doc`; -1 for as many as fit.
+    #[schema(value_type = Option<i64>)]
+    truncate_prompt_tokens: Option<WholeNumber>,
+    /// Keep at most so many tokens of query and document together.
+    #[schema(value_type = Option<u64>)]
+    max_tokens: Option<WholeNumber>,
+    /// `true`, `false`, or `END`, `START`, `NONE`: which end is cut of a document that does not
+    /// fit; `false` and `NONE` refuse it.
+    #[schema(schema_with = fields::cut_schema)]
+    truncate: Option<Cut>,
+    /// `Right` or `Left`: text-embeddings-inference's name for the end that is cut.
+    #[schema(value_type = Option<String>)]
+    truncation_direction: Option<Direction>,
+    /// What the model is to judge by; before the query where the model has no place for it.
+    instruction: Option<String>,
+    /// What each kind of vector counts, for embedding models with several:
+    /// `{"dense": 0.4, "sparse": 0.2, "colbert": 0.4}` or a list in that order.
+    #[schema(value_type = Option<Vec<f32>>)]
+    weights: Option<Weights>,
+    /// The same fields again, as a JSON string (Xinference's client) or an object; what is in the
+    /// body itself goes first.
+    #[schema(value_type = Option<String>)]
+    kwargs: Option<Kwargs>,
+    /// `true` adds to `usage` the tokens of each document and how many of them were cut.
+    usage_details: Option<bool>,
+}
+
+impl WireBody for RerankBody {
+    const FIELDS: &'static [&'static str] = &[
+        "model",
+        "query",
+        "documents",
+        "texts",
+        "top_n",
+        "return_documents",
+        "return_text",
+        "return_len",
+        "raw_scores",
+        "use_activation",
+        "activation",
+        "max_chunks_per_doc",
+        "chunk",
+        "max_tokens_per_doc",
+        "truncate_prompt_tokens",
+        "max_tokens",
+        "truncate",
+        "truncation_direction",
+        "instruction",
+        "weights",
+        "kwargs",
+        "usage_details",
+    ];
+}
+
+/// `POST /v1/rerank`.
+pub async fn rerank(
+    state: State<AppState>,
+    log: RequestLog,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<RerankBody>,
+) -> Result<Response> {
+    answer(state, log, headers, body, Echo::Object).await
+}
+
+/// `POST /api/rerank`, which Dify's ollama plugin calls; it reads a document as a plain text.
+pub async fn rerank_plain(
+    state: State<AppState>,
+    log: RequestLog,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<RerankBody>,
+) -> Result<Response> {
+    answer(state, log, headers, body, Echo::Text).await
+}
+
+async fn answer(
+    State(state): State<AppState>,
+    log: RequestLog,
+    headers: HeaderMap,
+    body: RerankBody,
+    echo: Echo,
+) -> Result<Response> {
+    if body.is_tei() {
+        log.speaks(&TEI);
+    }
+    let mut body = body.with_kwargs();
+    let shape = body.shape(&headers, echo);
+    let request = body.request()?;
+    let documents = request.documents.clone();
+    log.asked(documents.len());
+    // Named before the work starts, so that the log has the model even when nothing comes of it.
+    if let Some(name) = &request.model
+        && let Ok(info) = state.engine.model(name)
+    {
+        log.about(&info.name);
+    }
+    let response = state.engine.rerank(request).await?;
+    let scored = &response.scored;
+    log.answered(&scored.model, scored.usage, scored.timings);
+    let headers = account::Headers::new(scored.usage, scored.timings, log.started());
+    Ok(answer::respond(&response, &shape, &documents, headers))
+}
+
+impl RerankBody {
+    /// Whether it is text-embeddings-inference's form. llama.cpp's clients send both lists.
+    fn is_tei(&self) -> bool {
+        self.texts.is_some() && self.documents.is_none()
+    }
+
+    /// What of the answer depends on the request.
+    fn shape(&self, headers: &HeaderMap, echo: Echo) -> Shape {
+        let wanted = self.return_documents.or(self.return_text).unwrap_or(false);
+        Shape {
+            model: self.model.clone().filter(|model| !model.is_empty()),
+            tei: self.is_tei(),
+            echo: if wanted { echo } else { Echo::Nothing },
+            token_counts: self.return_len.unwrap_or(false),
+            usage_details: account::wants_details(self.usage_details, headers),
+        }
+    }
+
+    fn request(&mut self) -> Result<RerankRequest> {
+        let is_tei = self.is_tei();
+        let missing = |field: &'static str| {
+            Error::invalid(field, format!("`{field}` is missing; it is required"))
+        };
+        let query = self.query.take().ok_or_else(|| missing("query"))?;
+        let documents = self.documents.take().or_else(|| self.texts.take());
+        let documents = documents.ok_or_else(|| missing("documents"))?.0;
+        if documents.is_empty() {
+            let field = if is_tei { "texts" } else { "documents" };
+            let message = format!("`{field}` is an empty list; send at least one text");
+            return Err(Error::invalid(field, message));
+        }
+        let top_n = match self.top_n {
+            None | Some(WholeNumber(0)) => None,
+            Some(number) => Some(number.at_least(0, "top_n")?),
+        };
+        Ok(RerankRequest {
+            model: fields::named_model(self.model.take())?,
+            query: query.0,
+            documents: Arc::from(documents),
+            top_n,
+            options: self.options()?,
+        })
+    }
+}

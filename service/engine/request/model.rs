@@ -1,0 +1,186 @@
+//! What is known of a served model, and what can be asked of it.
+
+use retort_models::{EncoderInfo, Head, Heads};
+
+use crate::error::Error;
+
+/// What is known of a served model.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The name it is served under; no `/`, as Dify refuses those.
+    pub name: String,
+    /// Other names it answers to, its hub id among them.
+    pub aliases: Vec<String>,
+    /// Loading, ready or failed.
+    pub state: ModelState,
+    /// Where the files came from, in words for people.
+    pub origin: String,
+    /// The revision of the files, when the source has one.
+    pub revision: Option<String>,
+    /// What the checkpoint says; present once loaded.
+    pub encoder: Option<EncoderInfo>,
+    /// When loading finished, in seconds since the Unix epoch; 0 before.
+    pub created: u64,
+}
+
+impl ModelInfo {
+    /// A model of which nothing but its names is known yet.
+    pub fn loading(name: &str, aliases: Vec<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            aliases,
+            state: ModelState::Loading,
+            origin: String::new(),
+            revision: None,
+            encoder: None,
+            created: 0,
+        }
+    }
+
+    /// What it is; unknown before it is loaded.
+    pub fn kind(&self) -> Option<ModelKind> {
+        self.encoder.as_ref().map(ModelKind::of)
+    }
+}
+
+/// What a model is, judged by its heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Text in, vectors out.
+    Embedding,
+    /// A query and a document in, a score out.
+    Reranker,
+    /// Text in, scores of more than two labels out.
+    Classifier,
+}
+
+impl ModelKind {
+    /// What a loaded model is.
+    pub fn of(info: &EncoderInfo) -> Self {
+        if !vector_heads(info).is_empty() {
+            Self::Embedding
+        } else if info.labels <= 2 {
+            Self::Reranker
+        } else {
+            Self::Classifier
+        }
+    }
+
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Embedding => "an embedding model",
+            Self::Reranker => "a reranker",
+            Self::Classifier => "a classifier of more than two labels",
+        }
+    }
+}
+
+/// What can be asked of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Vectors for texts.
+    Embed,
+    /// Scores for a query and documents.
+    Rerank,
+    /// Scores of labels.
+    Classify,
+}
+
+impl Task {
+    /// All of them, in the order in which they are listed to people.
+    pub const ALL: [Self; 3] = [Self::Embed, Self::Rerank, Self::Classify];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Rerank => "rerank",
+            Self::Classify => "classify",
+        }
+    }
+
+    /// Whether a model can do it.
+    pub fn fits(self, info: &EncoderInfo) -> bool {
+        match self {
+            Self::Embed => !vector_heads(info).is_empty(),
+            Self::Rerank => ModelKind::of(info) != ModelKind::Classifier,
+            Self::Classify => info.heads.contains(Head::Score),
+        }
+    }
+
+    /// The kind of model that it is first of all for.
+    pub fn best_kind(self) -> ModelKind {
+        match self {
+            Self::Embed => ModelKind::Embedding,
+            Self::Rerank => ModelKind::Reranker,
+            Self::Classify => ModelKind::Classifier,
+        }
+    }
+
+    /// Refuses a model that cannot do it.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedTask`], which says what the model can do.
+    pub fn check(self, model: &str, info: &EncoderInfo) -> Result<(), Error> {
+        if self.fits(info) {
+            Ok(())
+        } else {
+            Err(unsupported(model, info, self.name()))
+        }
+    }
+}
+
+/// The error about a model that lacks what a task needs.
+pub fn unsupported(model: &str, info: &EncoderInfo, task: &str) -> Error {
+    let can: Vec<&str> = Task::ALL
+        .into_iter()
+        .filter(|task| task.fits(info))
+        .map(Task::name)
+        .collect();
+    Error::UnsupportedTask {
+        model: model.to_owned(),
+        kind: ModelKind::of(info).describe(),
+        task: task.to_owned(),
+        can: format!("{} (it gives: {})", can.join(" and "), info.heads),
+    }
+}
+
+/// The heads that are vectors.
+pub fn vector_heads(info: &EncoderInfo) -> Heads {
+    info.heads.without(Heads::SCORE)
+}
+
+/// What a rerank score of a model means, in words; `None` when it gives none.
+pub fn score_meaning(info: &EncoderInfo) -> Option<&'static str> {
+    if !Task::Rerank.fits(info) {
+        return None;
+    }
+    let heads = vector_heads(info);
+    let text = match (info.labels, heads.iter().count()) {
+        (2, 0) => "probability of the last of two labels (softmax)",
+        (_, 0) => "sigmoid of the logit",
+        (_, 1) if heads.contains(Head::Dense) => "cosine of the vectors; below 0 counts as 0",
+        (_, 1) if heads.contains(Head::MultiVector) => {
+            "mean over the query's tokens of the largest cosine with a token of the document; \
+             below 0 counts as 0"
+        }
+        (_, 1) => "product of the sparse vectors; has no upper bound, so it is given as raw score",
+        _ => {
+            "weighted mean of the cosine of the dense vectors, the product of the sparse vectors \
+             and the late interaction; held within 0 to 1"
+        }
+    };
+    Some(text)
+}
+
+/// Where a model stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelState {
+    /// Files or sessions are being made.
+    Loading,
+    /// It answers.
+    Ready,
+    /// It did not load; the reason.
+    Failed(String),
+}
