@@ -48,6 +48,8 @@ pub struct Config {
     pub models: Vec<ModelEntry>,
     /// The models that are known by name, the user's own included.
     pub catalog: Arc<Catalog>,
+    /// When models are compared with their published numbers before they serve.
+    pub verify: Verify,
 }
 
 /// Where and how the service listens.
@@ -91,6 +93,17 @@ pub struct CpuConfig {
     pub threads: usize,
     /// Batches at the same time, at most `threads`; `None` leaves the choice to the engine.
     pub workers: Option<usize>,
+}
+
+/// When a model is compared with its published numbers, where the catalogue has some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Once for the same files on the same program.
+    FirstLoad,
+    /// Whenever it is loaded.
+    Always,
+    /// Never: it serves whatever its numbers are.
+    Off,
 }
 
 /// What integers in `input` are.

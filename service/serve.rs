@@ -1,6 +1,8 @@
 //! From a validated configuration to a running service, and down again: the one place that knows
 //! every part. What it finds out on the way is returned, not printed.
 
+mod first_load;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
@@ -10,15 +12,19 @@ use std::{
 };
 
 use axum::serve::ListenerExt;
-use retort_models::{EncoderModel, LoadOptions, Runtime};
+use retort_models::{CatalogError, EncoderModel, LoadOptions, Runtime};
 
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
     config::{Config, ModelEntry, Secret},
     engine::{Engine, EngineLimits, encode::UntrainedDimensions, request::ModelInfo},
-    provision::{self, ModelRequest, Progress, ProvisionError, RuntimeLibrary, Weights},
+    provision::{
+        self, ModelFiles, ModelRequest, Progress, ProvisionError, RuntimeLibrary, Weights,
+    },
     telemetry::{ModelLabels, Telemetry},
 };
+
+use self::first_load::Opened;
 
 /// Tokens per forward pass on a CPU unless configured. Throughput is flat from 64 tokens on and
 /// falls again when the activations leave the cache (measured; see `benches/RESULTS.md`).
@@ -84,10 +90,14 @@ impl Core {
                     let seconds = started.elapsed().as_secs_f32();
                     tracing::info!(model = %entry.name, seconds, "model loaded");
                 }
-                Err(error) if entry.required => return Err(error),
+                Err(error) if entry.required => {
+                    self.engine.failed(&entry.name, error.message.clone());
+                    return Err(error);
+                }
                 Err(error) => {
                     let model = &*entry.name;
-                    tracing::error!(model, error = %error.message, "model not loaded");
+                    let hint = error.hint.as_deref();
+                    tracing::error!(model, error = %error.message, hint, "model not loaded");
                     self.engine.failed(&entry.name, error.message);
                 }
             }
@@ -101,20 +111,18 @@ impl Core {
         entry: &ModelEntry,
         progress: &Progress,
     ) -> Result<(), StartError> {
-        let id = entry.location.id();
-        let request = ModelRequest {
-            id: &id,
-            revision: entry.revision.as_deref(),
-            weights: Weights::Checkpoint,
-            entry: entry.published(),
-        };
-        let files = provision::model(&config.provision, &request, progress)?;
+        let files = self.fetch(config, entry, progress)?;
         self.engine.found(
             &entry.name,
             files.origin.to_string(),
             files.revision.clone(),
         );
         let model = self.open(&files.dir, entry)?;
+        let opened = Opened {
+            model: &model,
+            dir: &files.dir,
+        };
+        first_load::check(self, config, entry, &opened)?;
         self.engine.serve(&entry.name, &model)?;
         let info = model.info();
         self.telemetry.model_served(&ModelLabels {
@@ -126,7 +134,31 @@ impl Core {
         Ok(())
     }
 
-    fn open(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
+    /// Finds the files of a model, or fetches them.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub fn fetch(
+        &self,
+        config: &Config,
+        entry: &ModelEntry,
+        progress: &Progress,
+    ) -> Result<ModelFiles, StartError> {
+        let id = entry.location.id();
+        let request = ModelRequest {
+            id: &id,
+            revision: entry.revision.as_deref(),
+            weights: Weights::Checkpoint,
+            entry: entry.published(),
+        };
+        Ok(provision::model(&config.provision, &request, progress)?)
+    }
+
+    /// Loads files as the configuration and the catalogue say; nothing is served yet.
+    ///
+    /// # Errors
+    /// When they are no model that this program runs.
+    pub fn open(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
         let options = LoadOptions {
             runtime: self.runtime.clone(),
             max_tokens: entry.max_tokens,
@@ -307,6 +339,15 @@ impl From<ProvisionError> for StartError {
 
 impl From<retort_models::Error> for StartError {
     fn from(error: retort_models::Error) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: None,
+        }
+    }
+}
+
+impl From<CatalogError> for StartError {
+    fn from(error: CatalogError) -> Self {
         Self {
             message: error.to_string(),
             hint: None,

@@ -12,3 +12,4 @@ mod program;
 mod rerank;
 mod support;
 mod tidy;
+mod verify;

@@ -117,6 +117,7 @@ impl Value {
 }
 
 /// How a node has its optional input.
+#[derive(Clone, Copy)]
 enum TableInput {
     Absent,
     Empty,

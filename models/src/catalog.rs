@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub use entry::{Entry, Repository};
 pub use kinds::{Family, Task};
 
+use self::reference::Reference;
+
 mod files {
     include!(concat!(env!("OUT_DIR"), "/catalog.rs"));
     pub(super) const ALL_ENTRIES: &[(&str, &str)] = ENTRIES;
@@ -27,6 +29,8 @@ const SUGGESTIONS_MAX: usize = 3;
 pub struct Catalog {
     /// The user's entries, then the compiled ones; the first that answers to a name has it.
     entries: Vec<Entry>,
+    /// The user's folder, which may have references too.
+    folder: Option<PathBuf>,
 }
 
 impl Catalog {
@@ -38,7 +42,10 @@ impl Catalog {
         let read = |(file, text): &(&str, &str)| Entry::parse(Path::new(file), text);
         let entries: Result<Vec<Entry>, CatalogError> =
             files::ALL_ENTRIES.iter().map(read).collect();
-        Ok(Self { entries: entries? })
+        Ok(Self {
+            entries: entries?,
+            folder: None,
+        })
     }
 
     /// The same catalogue with the `*.toml` files of a folder before it. A file that has the name
@@ -61,7 +68,10 @@ impl Catalog {
             .map_err(unreadable(folder))?;
         paths.retain(|path| path.extension().is_some_and(|e| e == "toml"));
         paths.sort();
-        let mut own = Self::default();
+        let mut own = Self {
+            folder: Some(folder.to_owned()),
+            ..Self::default()
+        };
         for path in paths {
             let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
             let entry = Entry::parse(&path, &text)?;
@@ -108,6 +118,18 @@ impl Catalog {
                 name: name.to_owned(),
                 near: self.near(name).into_iter().map(String::from).collect(),
             })
+    }
+
+    /// What is known of the outputs of the model of this name: the file `reference/NAME.json` of
+    /// the user's folder, else the compiled one; nothing for most models.
+    ///
+    /// # Errors
+    /// When the user's file cannot be read or is malformed; the error names it.
+    pub fn references(&self, name: &str) -> Result<Vec<Reference>, CatalogError> {
+        match &self.folder {
+            Some(folder) => reference::references_beside(folder, name),
+            None => reference::references_for(name),
+        }
     }
 
     /// The names that are most like this one, best first; none when none is alike.

@@ -20,6 +20,7 @@ pub mod runtime;
 pub mod session;
 mod static_embedding;
 pub mod tokenizer;
+pub mod verify;
 
 pub use batch::{Batch, Encoding};
 pub use catalog::{Catalog, CatalogError};

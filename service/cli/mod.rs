@@ -14,6 +14,7 @@ mod pull;
 mod report;
 mod serve;
 mod table;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -37,6 +38,7 @@ Examples:
   retort pull BAAI/bge-m3                    fetch now, to start fast or offline later
   retort embed 'Hello, world'                embed without a server
   retort embed --file texts.txt --output vectors.npy
+  retort verify bge-m3                       whether it gives the published numbers here
   retort doctor                              what is wrong, and what to do about it
 
 Every flag has a variable (RETORT_PORT) and a key in the configuration file; the flag goes before
@@ -75,6 +77,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Load everything as the service would, compute once, and exit
     Check(check::CheckArgs),
+    /// Hold the numbers that models give on this machine against the published ones
+    Verify(verify::VerifyArgs),
     /// Print the configuration in force and where each value came from
     Config(print_config::ConfigArgs),
 }
@@ -156,6 +160,7 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Ps(args) => ps::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Check(args) => check::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
         Command::Config(args) => print_config::run(args, context),
     }
 }

@@ -228,6 +228,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Batches that run at the same time; 0 chooses",
     },
     Setting {
+        key: "models.verify",
+        flag: "verify",
+        value_name: "WHEN",
+        variables: &["RETORT_VERIFY"],
+        scope: Scope::Inference,
+        help: "Check published numbers before serving: `first-load`, `always` or `off`",
+    },
+    Setting {
         key: "runtime.library",
         flag: "runtime-library",
         value_name: "FILE",

@@ -16,7 +16,7 @@ use super::model::{self, ModelEntry};
 use super::settings::{MODEL, setting};
 use super::{
     Config, CpuConfig, Environment, Error, LimitsConfig, LogFormat, Purpose, Secret, ServerConfig,
-    TokenIds,
+    TokenIds, Verify,
 };
 use crate::provision::{ModelSource, Network, ProvisionConfig};
 
@@ -50,6 +50,14 @@ pub fn validate(
         provision: rules.provision(&raw, environment)?,
         models: rules.models(&raw.model, &catalog, environment)?,
         catalog: Arc::new(catalog),
+        verify: match raw.models.verify.as_str() {
+            "first-load" => Verify::FirstLoad,
+            "always" => Verify::Always,
+            "off" => Verify::Off,
+            _ => {
+                return Err(rules.wrong("models.verify", "must be `first-load`, `always` or `off`"));
+            }
+        },
     };
     if purpose == Purpose::Serve {
         refuse_open_door(&config.server, raw.server.allow_public)?;
@@ -111,6 +119,7 @@ struct RawRuntime {
 #[serde(deny_unknown_fields)]
 struct RawModels {
     catalog_dir: String,
+    verify: String,
     cache_dir: String,
     sources: Vec<String>,
     offline: bool,

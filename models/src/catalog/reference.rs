@@ -2,6 +2,7 @@
 //! and of other runtimes' tests, each with its source and how near one must come.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -166,6 +167,17 @@ pub fn references_for(name: &str) -> Result<Vec<Reference>, CatalogError> {
     };
     let found = files::ALL_REFERENCES.iter().find(|(file, _)| belongs(file));
     found.map_or_else(|| Ok(Vec::new()), |(file, text)| parse(file, text))
+}
+
+/// The same, where a user's folder of entries may have a file of its own for the model.
+pub(super) fn references_beside(folder: &Path, name: &str) -> Result<Vec<Reference>, CatalogError> {
+    let path = folder.join("reference").join(format!("{name}.json"));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text)
+            .map_err(|error| CatalogError::file(&path, &error.to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => references_for(name),
+        Err(error) => Err(CatalogError::file(&path, &error.to_string())),
+    }
 }
 
 /// Reads one file of `catalog/reference/`.
