@@ -16,13 +16,7 @@ use cases::{Case, Worst, check_same, floats};
 
 /// Checkpoints that cannot be loaded yet. The test fails on one that can.
 pub const NOT_YET: &[&str] = &[
-    "distilbert-tiny-score",
-    "gte-tiny-score",
-    "jina-reranker-v2-tiny",
-    "jina-v3-tiny-mean",
     "minicpm-layerwise-tiny",
-    "modernbert-tiny-score-cls",
-    "modernbert-tiny-score-mean",
     "qwen3-tiny-reranker",
     "qwen3-tiny-score",
 ];

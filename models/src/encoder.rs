@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ort::value::TensorRef;
 
-use crate::architectures::PositionIds;
+use crate::architectures::{PositionIds, check_adapters};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::heads::outputs::PackedOutputs;
@@ -43,6 +43,13 @@ impl BatchBounds {
             return Err(Error::Tokenize(format!(
                 "the batch has `{tokens}` token ids but `{}` token types",
                 batch.token_type_ids.len()
+            )));
+        }
+        if batch.adapters.len() + 1 != ends.len() {
+            return Err(Error::Tokenize(format!(
+                "the batch has `{}` sequences but adapters for `{}`",
+                ends.len().saturating_sub(1),
+                batch.adapters.len()
             )));
         }
         let (Some(0), Some(last)) = (ends.first(), ends.last()) else {
@@ -127,6 +134,8 @@ pub(crate) struct PackedInterface {
     pub(crate) bounds: BatchBounds,
     /// Where tokens are.
     pub(crate) positions: PositionIds,
+    /// The names of the task adapters.
+    pub(crate) adapters: Vec<String>,
     /// How outputs become heads.
     pub(crate) outputs: PackedOutputs,
 }
@@ -137,6 +146,8 @@ pub(crate) struct PackedEncoder {
     interface: Arc<PackedInterface>,
     // Kept between runs so that a batch allocates nothing for its inputs. `[tokens]`
     position_ids: Vec<i64>,
+    // `[tokens]`
+    adapter_ids: Vec<i64>,
 }
 
 impl PackedEncoder {
@@ -145,6 +156,7 @@ impl PackedEncoder {
             session,
             interface,
             position_ids: Vec::new(),
+            adapter_ids: Vec::new(),
         }
     }
 
@@ -153,6 +165,7 @@ impl PackedEncoder {
         let PackedInterface {
             bounds,
             positions,
+            adapters,
             outputs: heads,
         } = &*self.interface;
         self.position_ids.clear();
@@ -175,6 +188,16 @@ impl PackedEncoder {
             let pieces = TensorRef::from_array_view(([pieces.len()], pieces))?;
             inputs.push(("pool_cu_seqlens".into(), pieces.into()));
         }
+        if !adapters.is_empty() {
+            self.adapter_ids.clear();
+            for (range, adapter) in batch.ranges().zip(&batch.adapters) {
+                let id = adapter.map_or(adapters.len(), usize::from);
+                let tokens = self.adapter_ids.len() + range.len();
+                self.adapter_ids.resize(tokens, id as i64);
+            }
+            let ids = TensorRef::from_array_view((tokens, &self.adapter_ids[..]))?;
+            inputs.push(("adapter_ids".into(), ids.into()));
+        }
         heads.read(batch, &self.session.run(inputs)?)
     }
 }
@@ -186,6 +209,7 @@ impl Encode for PackedEncoder {
         }
         self.interface.bounds.check(batch)?;
         check_heads(self.interface.outputs.heads, batch.heads)?;
+        check_adapters(&self.interface.adapters, &batch.adapters)?;
         let most = self.interface.outputs.tokens_per_run();
         if batch.tokens() <= most {
             return self.run(batch);

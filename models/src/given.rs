@@ -238,6 +238,7 @@ impl GivenModel {
                             left_out: meaning.left_out,
                         }),
                         skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
+                        late_interaction: None,
                     },
                 })
             }

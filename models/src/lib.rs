@@ -26,6 +26,7 @@ pub use batch::{Batch, Encoding};
 pub use catalog::{Catalog, CatalogError};
 pub use encoder::Encode;
 pub use error::{Error, Result};
+pub use heads::late_interaction::{LateInteraction, Side};
 pub use heads::{Head, Heads, MultiVector, Output, SparseVector};
 pub use model::{EncoderInfo, EncoderModel, GraphSource, LoadOptions};
 pub use prompts::{PromptChoice, Prompts};

@@ -13,6 +13,7 @@ use crate::given::{Family, GivenModel, Meaning};
 use crate::graph::heads::output;
 use crate::graph::{BuiltGraph, blocks};
 use crate::heads::Heads;
+use crate::heads::late_interaction::LateInteraction;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
 use crate::heads::plan::{self, HeadPlan, SparsePlan};
 use crate::prompts::Prompts;
@@ -95,6 +96,7 @@ pub struct EncoderInfo {
 pub struct EncoderModel {
     info: EncoderInfo,
     tokenizer: Arc<Tokenizer>,
+    late_interaction: Option<LateInteraction>,
     graph: ModelGraph,
 }
 
@@ -122,9 +124,12 @@ impl EncoderModel {
         if let Some((file, dir)) = crate::given::find(path)? {
             return Self::load_given(&file, &dir, options);
         }
-        let checkpoint = Checkpoint::open(path)?;
+        let mut checkpoint = Checkpoint::open(path)?;
         let (architecture, sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
+        if let Some(adapters) = &sizes.adapters {
+            checkpoint.prompts.add(&adapters.instructions);
+        }
         let tokenizer = Tokenizer::load(path)?;
         let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
         let plan = HeadPlan::read(&checkpoint, options.pooling, &mut weights)?;
@@ -146,6 +151,7 @@ impl EncoderModel {
             ..built_info(architecture, &sizes, &graph)
         };
         let outputs = outputs(&plan, &graph, &tokenizer, path)?;
+        let late_interaction = outputs.late_interaction.clone();
         let bounds = BatchBounds {
             vocab_size: sizes.vocabulary,
             token_types: sizes.token_types,
@@ -154,6 +160,7 @@ impl EncoderModel {
         let interface = PackedInterface {
             bounds,
             positions: sizes.position_ids,
+            adapters: info.tasks.clone(),
             outputs,
         };
         let graph = ModelGraph::Built {
@@ -163,6 +170,7 @@ impl EncoderModel {
         Ok(Self {
             info,
             tokenizer: Arc::new(tokenizer),
+            late_interaction,
             graph,
         })
     }
@@ -234,6 +242,7 @@ impl EncoderModel {
         Ok(Self {
             info,
             tokenizer: Arc::new(tokenizer),
+            late_interaction: None,
             graph: ModelGraph::Given(given.bounded(bounds)),
         })
     }
@@ -272,6 +281,7 @@ impl EncoderModel {
         Ok(Self {
             info,
             tokenizer: Arc::new(tokenizer),
+            late_interaction: None,
             graph: ModelGraph::Absent(Arc::new(table)),
         })
     }
@@ -279,6 +289,11 @@ impl EncoderModel {
     /// Facts about the model.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
+    }
+
+    /// How queries and documents are marked for it, when it compares token vectors and says so.
+    pub fn late_interaction(&self) -> Option<&LateInteraction> {
+        self.late_interaction.as_ref()
     }
 
     /// Its tokenizer.
@@ -351,7 +366,10 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
         source: GraphSource::Built,
         matryoshka: Vec::new(),
         prompts: Prompts::default(),
-        tasks: Vec::new(),
+        tasks: sizes
+            .adapters
+            .as_ref()
+            .map_or_else(Vec::new, |adapters| adapters.names.clone()),
         pair_template: None,
         isa: Isa::detect().name(),
     }
@@ -373,10 +391,15 @@ fn outputs(
         }),
         None => None,
     };
+    let late_interaction = match plan.multi_vector {
+        Some(_) => LateInteraction::read(dir, tokenizer)?,
+        None => None,
+    };
     Ok(PackedOutputs {
         heads: plan.heads(),
         sparse,
         skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
+        late_interaction,
     })
 }
 

@@ -66,6 +66,14 @@ impl Prompts {
         Ok(prompts)
     }
 
+    /// Adds what task adapters want before texts, under their names, where the file says nothing.
+    pub(crate) fn add(&mut self, instructions: &[(String, String)]) {
+        for (name, text) in instructions {
+            let named = self.named.entry(name.clone());
+            named.or_insert_with(|| text.clone());
+        }
+    }
+
     /// What goes before a text: what was asked for, else the default, else nothing.
     ///
     /// # Errors
@@ -140,6 +148,15 @@ mod tests {
             assert_eq!(read(config).unwrap(), none);
         }
         assert_eq!(Prompts::read(Path::new("nowhere")).unwrap(), none);
+    }
+
+    #[test]
+    fn instructions_of_adapters_do_not_replace_prompts() {
+        let mut prompts = read(r#"{"prompts": {"query": "q: "}}"#).unwrap();
+        let instruction = |name: &str| (name.to_owned(), "other: ".to_owned());
+        prompts.add(&[instruction("query"), instruction("passage")]);
+        let text = |name| prompts.resolve(Some(PromptChoice::Named(name))).unwrap();
+        assert_eq!((text("query"), text("passage")), ("q: ", "other: "));
     }
 
     #[test]

@@ -8,6 +8,7 @@ table of conversions. JinaBERT is in neither: `jina_bert.py` computes it.
 """
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModel, DistilBertConfig, DistilBertModel, GteConfig, GteModel, JinaEmbeddingsV3Config,
     JinaEmbeddingsV3Model, ModernBertConfig, ModernBertModel, MPNetConfig, MPNetModel,
@@ -17,6 +18,7 @@ from transformers import (
 import jina_bert
 import jina_v3
 from hub_layouts import gte_config, gte_shapes, modernbert_config, modernbert_ids, set_ntk
+from make_heads import lexical_weights, sparse_of
 from reference import pool, write_json
 from tiny_models import (
     Embedder, check_sentence_transformers, dense_row, hidden_state, linear, norm, old_dtype,
@@ -158,7 +160,20 @@ def gte(folder, english):
     model = read_as(folder, GteModel, theirs, unexpected=head)
     set_ntk(model.rotary_emb, theta, factor)
     embedder = Embedder(folder, hidden_state(model), 96)
-    embedder.golden("new", "cls", not english, fairseq=not english)
+    golden = embedder.golden("new", "cls", not english, fairseq=not english)
+    if english:
+        return
+    # The model's own script gives each token a weight as FlagEmbedding's for bge-m3 does.
+    tensors = load_file(folder / "model.safetensors")
+    tokenizer = embedder.tokenizer
+    unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id,
+              tokenizer.unk_token_id}
+    for row in golden["cases"]:
+        input_ids, hidden = embedder.forward(row["text"])
+        logits = hidden @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+        weights = torch.relu(logits).squeeze(1)
+        row["sparse"] = sparse_of(lexical_weights(weights, input_ids, unused))
+    write_golden(folder, {**golden, "heads": ["dense", "sparse"]})
 
 
 def jina(folder, qk_norm):
@@ -194,7 +209,7 @@ def jina_embeddings_v3(folder):
         model.load_state_dict(jina_v3.merged(folder, adapter), strict=True)
         return Embedder(folder, hidden_state(model.eval()), 96)
 
-    golden = with_adapter(None).golden("jina-embeddings-v3", "mean", True, fairseq=True)
+    golden = with_adapter(None).golden("xlm-roberta", "mean", True, fairseq=True)
     adapted = []
     for adapter, task in enumerate(jina_v3.TASKS):
         embedder = with_adapter(adapter)

@@ -13,17 +13,19 @@ import torch
 from sentence_transformers import SparseEncoder
 from torch.nn.functional import normalize
 from transformers import (
-    AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, XLMRobertaConfig,
+    AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, DistilBertConfig,
+    DistilBertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, XLMRobertaConfig,
     XLMRobertaModel,
 )
 
+from hub_layouts import modernbert_config, modernbert_ids
 from reference import digits, write_json
 from tiny_models import (
     Embedder, check_sentence_transformers, dense_row, header, hidden_state, old_dtype,
     random_tensor, randomise, report, rewrite, run, save_module_list, save_modules, save_prompts,
     save_tensors, set_max_length, texts, tokenizer_case, write_golden,
 )
-from tiny_tokenizers import save_bert, save_xlm_roberta
+from tiny_tokenizers import save_bert, save_modernbert, save_xlm_roberta
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
@@ -105,28 +107,66 @@ def splade(folder):
         model.cls.predictions.bias -= 2.0
     model.save_pretrained(folder)
     rewrite(folder / "config.json", old_dtype)
+    finish_splade(folder, "bert", size)
+
+
+def distilbert_splade(folder):
+    """opensearch-neural-sparse-encoding-doc-v2-distill: DistilBERT's masked language model."""
+    size = save_bert(tokenizer_case(64), folder)
+    set_max_length(folder, 64)
+    model = randomise(DistilBertForMaskedLM(DistilBertConfig(
+        vocab_size=size, max_position_embeddings=64, dim=32, n_heads=4, n_layers=2, hidden_dim=64,
+        dropout=0.0, attention_dropout=0.0,
+    )), 28)
+    with torch.no_grad():
+        model.vocab_layer_norm.weight *= 6.0
+        model.vocab_projector.bias -= 2.0
+    model.save_pretrained(folder)
+    rewrite(folder / "config.json", old_dtype)
+    finish_splade(folder, "distilbert", size, 64)
+
+
+def modernbert_splade(folder):
+    """ModernBERT's masked language model: its head, then the embeddings with a bias."""
+    ids, size = save_modernbert(folder, 96)
+    model = randomise(ModernBertForMaskedLM(ModernBertConfig(
+        vocab_size=size, max_position_embeddings=96, global_attn_every_n_layers=3,
+        local_attention=16, **modernbert_ids(ids), hidden_size=32, num_attention_heads=2,
+        num_hidden_layers=3, intermediate_size=48,
+    )), 29)
+    with torch.no_grad():
+        model.head.norm.weight *= 6.0
+        model.decoder.bias -= 2.0
+    model.save_pretrained(folder)
+    rewrite(folder / "config.json", modernbert_config)
+    finish_splade(folder, "modernbert", size)
+
+
+def finish_splade(folder, architecture, size, max_tokens=96):
+    """What SPLADE needs beside a masked language model, and the golden file."""
     kind = "sentence_transformers.sparse_encoder.models"
     save_module_list(folder, [("", f"{kind}.MLMTransformer"),
                               ("1_SpladePooling", f"{kind}.SpladePooling")])
     write_json(folder / "1_SpladePooling/config.json", {
         "pooling_strategy": "max", "activation_function": "relu", "word_embedding_dimension": size,
     })
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 96, "do_lower_case": False})
+    write_json(folder / "sentence_bert_config.json",
+               {"max_seq_length": max_tokens, "do_lower_case": False})
     save_prompts(folder, {"query": "", "document": ""}, similarity_fn_name="dot",
                  model_type="SparseEncoder")
     encoder = SparseEncoder(str(folder), device="cpu")
-    assert encoder.max_seq_length == 96
+    assert encoder.max_seq_length == max_tokens
     tokenizer = AutoTokenizer.from_pretrained(folder)
     cases = []
     for text in texts():
         vector = encoder.encode(text, convert_to_tensor=True).to_dense()
         ids = vector.nonzero().flatten().tolist()
-        input_ids = tokenizer(text, truncation=True, max_length=96)["input_ids"]
+        input_ids = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
         row = {"text": text, "n_tokens": len(input_ids), "input_ids": input_ids}
         cases.append({**row, "sparse": {"ids": ids, "weights": digits(vector[ids])}})
     print(f"  {sorted(len(row['sparse']['ids']) for row in cases)} of {size} ids have a weight")
-    write_golden(folder, header(folder.name, "bert", ["sparse"], 96, pooling="splade_max",
-                                dimension=size, cases=cases))
+    write_golden(folder, header(folder.name, architecture, ["sparse"], max_tokens,
+                                pooling="splade_max", dimension=size, cases=cases))
 
 
 # What colbert-ir/colbertv2.0 says in `artifact.metadata`, with shorter texts.
@@ -281,6 +321,8 @@ if __name__ == "__main__":
     makers = {
         "bge-m3-tiny": bge_m3,
         "splade-tiny": splade,
+        "distilbert-tiny-splade": distilbert_splade,
+        "modernbert-tiny-splade": modernbert_splade,
         "colbert-tiny": colbert,
         "bert-tiny-dense-tanh": lambda folder: dense_after_pooling(folder, "tanh"),
         "bert-tiny-dense-identity": lambda folder: dense_after_pooling(folder, "identity"),

@@ -12,9 +12,11 @@ from transformers import (
     AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification,
     DistilBertConfig, DistilBertForSequenceClassification, GteConfig,
     GteForSequenceClassification, ModernBertConfig, ModernBertForSequenceClassification,
-    XLMRobertaConfig, XLMRobertaForSequenceClassification,
+    MPNetConfig, MPNetForSequenceClassification, XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 
+import jina_bert
 from hub_layouts import (
     gte_config, gte_shapes, modernbert_config, modernbert_ids, set_ntk, xlmr_flash_config,
     xlmr_flash_names,
@@ -25,7 +27,7 @@ from tiny_models import (
     linear, old_dtype, random_tensors, randomise, rewrite, run, save_tensors, set_max_length,
     tokenizer_case,
 )
-from tiny_tokenizers import save_bert, save_modernbert, save_xlm_roberta
+from tiny_tokenizers import save_bert, save_modernbert, save_mpnet, save_xlm_roberta
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ONE_LABEL = {"num_labels": 1, "id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -124,6 +126,43 @@ def modernbert(folder, pooling):
     finish(folder, "modernbert", 96)
 
 
+def mpnet(folder):
+    """An MPNet cross-encoder: the head is RoBERTa's."""
+    size = save_mpnet(tokenizer_case(96), folder)
+    set_max_length(folder, 96)
+    config = MPNetConfig(vocab_size=size, max_position_embeddings=98, layer_norm_eps=1e-5,
+                         relative_attention_num_buckets=32, **sizes(32, 4, 2, 64), **NO_DROPOUT,
+                         **ONE_LABEL)
+    randomise(MPNetForSequenceClassification(config), 9).save_pretrained(folder)
+    rewrite(folder / "config.json", old_dtype)
+    finish(folder, "mpnet", 96)
+
+
+def jina_reranker_v1(folder):
+    """jinaai/jina-reranker-v1-turbo-en: JinaBERT with BERT's pooler and classifier."""
+    size = save_bert(tokenizer_case(96, "uncased"), folder)
+    set_max_length(folder, 96)
+    shapes = {f"bert.{name}": shape
+              for name, shape in jina_bert.shapes(size, 48, 64, 2, False).items()}
+    save_tensors(folder, random_tensors(shapes | linear("classifier", 1, 48), 10))
+    config = jina_bert.config(size, sizes(48, 6, 2, 64), 96, False)
+    code = "jinaai/jina-bert-implementation--modeling_bert.JinaBertForSequenceClassification"
+    write_json(folder / "config.json", {
+        **config, "architectures": ["JinaBertForSequenceClassification"],
+        "id2label": {"0": "LABEL_0"},
+        "auto_map": {**config["auto_map"], "AutoModelForSequenceClassification": code},
+    })
+    model = jina_bert.JinaBert(folder)
+    weights = {name.removeprefix("bert."): tensor for name, tensor in model.weights.items()}
+    model.weights = weights
+
+    def score(inputs):
+        first = model(inputs["input_ids"], inputs.get("token_type_ids"))[0, 0]
+        return model.linear("classifier", torch.tanh(model.linear("pooler.dense", first)))
+
+    golden_scores(folder, "jina-bert", 96, score, id2label={"0": "LABEL_0"})
+
+
 def gte(folder):
     """Alibaba-NLP/gte-multilingual-reranker-base: NewForSequenceClassification."""
     size = save_xlm_roberta(tokenizer_case(96, "300"), folder)
@@ -158,7 +197,7 @@ def jina_reranker(folder):
                "position_embedding_type": "absolute", "num_labels": 1}
     written = xlmr_flash_config(size, sizes(32, 2, 2, 64), 98)
     write_json(folder / "config.json", {**written, **changes})
-    finish(folder, "xlm-roberta-flash", 96, model, checked=False)
+    finish(folder, "xlm-roberta", 96, model, checked=False)
 
 
 if __name__ == "__main__":
@@ -169,6 +208,8 @@ if __name__ == "__main__":
         "distilbert-tiny-score": distilbert,
         "modernbert-tiny-score-mean": lambda folder: modernbert(folder, "mean"),
         "modernbert-tiny-score-cls": lambda folder: modernbert(folder, "cls"),
+        "mpnet-tiny-score": mpnet,
+        "jina-reranker-v1-tiny": jina_reranker_v1,
         "gte-tiny-score": gte,
         "jina-reranker-v2-tiny": jina_reranker,
     }

@@ -14,8 +14,6 @@ const LOGIT_LIMIT: f32 = 1e-4;
 pub struct Case {
     pub encoding: Encoding,
     expected: Output,
-    /// The tokens whose vectors the golden has; `None` for all that get one.
-    kept: Option<Vec<usize>>,
     /// How far off a vector may be, as a share of its largest component.
     pub limit: f32,
 }
@@ -64,8 +62,6 @@ impl Case {
                 }),
                 scores: there("logits").map(floats),
             },
-            kept: there("kept")
-                .map(|kept| whole(kept).iter().map(|&token| token as usize).collect()),
             limit: LIMIT,
         }
     }
@@ -97,10 +93,7 @@ impl Case {
             worst.sparse = check_sparse(found, expected, self.limit, what);
         }
         if let (Some(found), Some(expected)) = (&found.multi_vector, &self.expected.multi_vector) {
-            let mut rows: Vec<&[f32]> = found.rows().collect();
-            if let Some(kept) = &self.kept {
-                rows = kept.iter().map(|&token| rows[token]).collect();
-            }
+            let rows: Vec<&[f32]> = found.rows().collect();
             let expected: Vec<&[f32]> = expected.rows().collect();
             assert_eq!(rows.len(), expected.len(), "{what}: token vectors");
             for (found, expected) in rows.iter().zip(&expected) {

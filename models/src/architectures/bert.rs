@@ -14,6 +14,7 @@ pub const BERT: Architecture = Architecture {
     name: "bert",
     model_types: &["bert"],
     class_prefixes: &["Bert", "HF_ColBERT"],
+    marks: &[],
     remote_code: RemoteCode::NONE,
     keys: COMMON_KEYS,
     positions: Positions::Absolute {
@@ -31,6 +32,7 @@ pub const BERT: Architecture = Architecture {
         windows: None,
     },
     layouts: &[HF_BERT],
+    adapters: None,
     classifier: Some(&BERT_CLASSIFIER),
     language_model: Some(&BERT_LANGUAGE_MODEL),
     accepted: &[("position_embedding_type", Accepted::Texts(&["absolute"]))],
@@ -39,6 +41,7 @@ pub const BERT: Architecture = Architecture {
 /// As `BertModel` names its parameters; models with a head put `bert.` before them.
 pub(super) const HF_BERT: Layout = Layout {
     prefixes: &["", "bert."],
+    weight: ".weight",
     word_embeddings: "embeddings.word_embeddings.weight",
     position_embeddings: "embeddings.position_embeddings.weight",
     token_type_embeddings: "embeddings.token_type_embeddings.weight",

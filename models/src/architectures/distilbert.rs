@@ -2,6 +2,7 @@
 //! Reference implementation: `DistilBertModel` of transformers.
 
 use super::bert::{BERT, HF_BERT};
+use super::heads::{DISTILBERT_CLASSIFIER, DISTILBERT_LANGUAGE_MODEL};
 use super::layout::linear;
 use super::sizes::COMMON_KEYS;
 use super::{
@@ -28,9 +29,9 @@ pub const DISTILBERT: Architecture = Architecture {
     },
     token_types: TokenTypes::Absent,
     layouts: &[HF_DISTILBERT],
+    classifier: Some(&DISTILBERT_CLASSIFIER),
+    language_model: Some(&DISTILBERT_LANGUAGE_MODEL),
     // Sinusoidal positions are stored like learned ones.
-    classifier: None,
-    language_model: None,
     accepted: &[("sinusoidal_pos_embds", Accepted::Implemented)],
     ..BERT
 };

@@ -3,6 +3,7 @@
 //! and `GteModel` of transformers.
 
 use super::bert::{BERT, HF_BERT};
+use super::heads::{BERT_CLASSIFIER, GTE_LANGUAGE_MODEL};
 use super::layout::{linear, maybe_biased};
 use super::nomic_bert::HF_GATED;
 use super::sizes::COMMON_KEYS;
@@ -42,8 +43,8 @@ pub const GTE: Architecture = Architecture {
     }),
     token_types: TokenTypes::Optional,
     layouts: &[PACKED, UNPACKED, HF_GTE],
-    classifier: None,
-    language_model: None,
+    classifier: Some(&BERT_CLASSIFIER),
+    language_model: Some(&GTE_LANGUAGE_MODEL),
     accepted: &[
         ("position_embedding_type", Accepted::Texts(&["rope"])),
         ("rope_theta", Accepted::Implemented),

@@ -87,6 +87,27 @@ pub(super) const ROBERTA_CLASSIFIER: Classifier = Classifier {
     ],
 };
 
+/// `DistilBertForSequenceClassification`.
+pub(super) const DISTILBERT_CLASSIFIER: Classifier = Classifier {
+    pooling: ClassifierPooling::Always(Pooling::Cls),
+    steps: &[
+        Step::Linear("pre_classifier"),
+        Step::Activation(Activation::Relu),
+        Step::Linear("classifier"),
+    ],
+};
+
+/// `ModernBertForSequenceClassification`.
+pub(super) const MODERNBERT_CLASSIFIER: Classifier = Classifier {
+    pooling: ClassifierPooling::Setting("classifier_pooling"),
+    steps: &[
+        Step::Linear("head.dense"),
+        Step::ActivationSetting("classifier_activation"),
+        Step::Norm("head.norm"),
+        Step::Linear("classifier"),
+    ],
+};
+
 /// `BertForMaskedLM`.
 pub(super) const BERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
     steps: &[
@@ -107,4 +128,37 @@ pub(super) const ROBERTA_LANGUAGE_MODEL: LanguageModel = LanguageModel {
     ],
     decoder: "lm_head.decoder.weight",
     bias: &["lm_head.bias", "lm_head.decoder.bias"],
+};
+
+/// `DistilBertForMaskedLM`.
+pub(super) const DISTILBERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[
+        Step::Linear("vocab_transform"),
+        Step::ActivationSetting("activation"),
+        Step::Norm("vocab_layer_norm"),
+    ],
+    decoder: "vocab_projector.weight",
+    bias: &["vocab_projector.bias"],
+};
+
+/// `ModernBertForMaskedLM`.
+pub(super) const MODERNBERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[
+        Step::Linear("head.dense"),
+        Step::ActivationSetting("classifier_activation"),
+        Step::Norm("head.norm"),
+    ],
+    decoder: "decoder.weight",
+    bias: &["decoder.bias"],
+};
+
+/// `NewForMaskedLM`, whose table of names is in transformers' conversion of `gte`.
+pub(super) const GTE_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[
+        Step::Linear("lm_head.dense"),
+        Step::ActivationSetting("hidden_act"),
+        Step::Norm("lm_head.norm"),
+    ],
+    decoder: "lm_head.decoder.weight",
+    bias: &["lm_head.decoder.bias"],
 };

@@ -15,7 +15,8 @@ use crate::graph::ops::Activation;
 pub const JINA_BERT: Architecture = Architecture {
     name: "jina-bert",
     model_types: &["bert", "jina_bert"],
-    class_prefixes: &["JinaBert"],
+    class_prefixes: &["JinaBert", "HF_ColBERT"],
+    marks: &[("position_embedding_type", "alibi")],
     remote_code: RemoteCode {
         repositories: &[
             "jinaai/jina-bert-implementation",
@@ -36,8 +37,6 @@ pub const JINA_BERT: Architecture = Architecture {
         ..BERT.attention
     },
     layouts: &[PLAIN, QK_POST_NORM],
-    classifier: None,
-    language_model: None,
     accepted: &[
         ("position_embedding_type", Accepted::Present(&["alibi"])),
         ("feed_forward_type", Accepted::Implemented),

@@ -5,6 +5,8 @@
 pub struct Layout {
     /// What may stand before every name, depending on the class that saved the checkpoint.
     pub prefixes: &'static [&'static str],
+    /// What follows the name of a linear layer for its matrix.
+    pub weight: &'static str,
     /// `[vocabulary, hidden]`
     pub word_embeddings: &'static str,
     /// `[positions, hidden]`; used when the family has such positions.
@@ -35,6 +37,18 @@ pub struct Layout {
     pub norm_bias: Bias,
     /// The table of MPNet's relative positions, which all layers share. `[buckets, heads]`
     pub relative_positions: &'static str,
+}
+
+/// How PyTorch's `parametrize` calls a matrix that has something added to it.
+const ORIGINAL: &str = ".original";
+
+impl Layout {
+    /// The names of the two low-rank factors that adapters add to a matrix of this name; `None`
+    /// where a matrix of such a name has none.
+    pub(crate) fn factors(matrix: &str) -> Option<[String; 2]> {
+        let base = matrix.strip_suffix(ORIGINAL)?;
+        Some(["A", "B"].map(|factor| format!("{base}.0.lora_{factor}")))
+    }
 }
 
 /// What makes queries, keys and values of token vectors.

@@ -1,12 +1,14 @@
 //! The families of models that are known, one declaration each, and the table of them.
 //! A declaration is data; nothing outside this module compares an architecture's name.
 
+mod adapters;
 mod bert;
 mod distance;
 mod distilbert;
 mod gte;
 mod heads;
 mod jina_bert;
+mod jina_xlm_roberta;
 mod layout;
 mod minicpm;
 mod modernbert;
@@ -21,6 +23,8 @@ mod sizes;
 mod static_table;
 mod xlm_roberta;
 
+pub(crate) use adapters::check as check_adapters;
+pub use adapters::{AdapterSettings, Adapters};
 pub(crate) use distance::{alibi_slopes, buckets};
 pub use heads::{Classifier, ClassifierPooling, LanguageModel, Step};
 pub use layout::{Bias, FeedForward, Halves, Layout, Linear, QkNorm, Qkv};
@@ -39,6 +43,7 @@ use crate::error::{Error, Result};
 pub const ARCHITECTURES: &[&Architecture] = &[
     &bert::BERT,
     &xlm_roberta::XLM_ROBERTA,
+    &jina_xlm_roberta::JINA_XLM_ROBERTA,
     &distilbert::DISTILBERT,
     &modernbert::MODERNBERT,
     &nomic_bert::NOMIC_BERT,
@@ -59,6 +64,9 @@ pub struct Architecture {
     /// How the Python class names under `architectures` in config.json begin. Forks of a family
     /// often keep its `model_type` and differ only here.
     pub class_prefixes: &'static [&'static str],
+    /// Settings with texts that tell it from families of the same names, which go first where all
+    /// of them are there.
+    pub marks: &'static [(&'static str, &'static str)],
     /// The Python that its checkpoints may bring and that does what is built here.
     pub remote_code: RemoteCode,
     /// What config.json calls its sizes.
@@ -75,6 +83,8 @@ pub struct Architecture {
     pub attention: Attention,
     /// Where the weights are: every way in which they have been stored.
     pub layouts: &'static [Layout],
+    /// Where config.json speaks of task adapters; `None` when the family has none.
+    pub adapters: Option<AdapterSettings>,
     /// What makes logits of token vectors; `None` when that is not implemented.
     pub classifier: Option<&'static Classifier>,
     /// What makes a logit of every vocabulary entry; `None` when that is not implemented.
@@ -210,14 +220,29 @@ pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {
         None => classes.iter().any(|class| fits(architecture, class)),
     };
     let mut stranger = None;
+    let mut fitting = Vec::new();
     for architecture in ARCHITECTURES.iter().filter(|known| named(known)) {
         match classes.iter().find(|class| !fits(architecture, class)) {
-            None => return Ok(architecture),
+            None => fitting.push(*architecture),
             Some(class) => stranger = Some(*class),
         }
     }
+    let marked = |known: &&&Architecture| !known.marks.is_empty() && known.is_marked(config);
+    let plain = |known: &&&Architecture| known.marks.is_empty();
+    let found = fitting.iter().find(marked);
+    let found = found.or_else(|| fitting.iter().find(plain));
+    if let Some(architecture) = found.or(fitting.first()) {
+        return Ok(architecture);
+    }
     let name = stranger.or(model_type).or(classes.first().copied());
     Err(unknown(config, name.unwrap_or("(none named)")))
+}
+
+impl Architecture {
+    fn is_marked(&self, config: &Config) -> bool {
+        let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
+        self.marks.iter().all(|(key, mark)| text(key) == Some(mark))
+    }
 }
 
 fn unknown(config: &Config, name: &str) -> Error {
@@ -238,5 +263,7 @@ fn unknown(config: &Config, name: &str) -> Error {
     ))
 }
 
+#[cfg(test)]
+mod golden_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! Reference implementation: `ModernBertModel` of transformers.
 
 use super::bert::{BERT, HF_BERT};
+use super::heads::{MODERNBERT_CLASSIFIER, MODERNBERT_LANGUAGE_MODEL};
 use super::layout::maybe_biased;
 use super::sizes::COMMON_KEYS;
 use super::{
@@ -52,8 +53,8 @@ pub const MODERNBERT: Architecture = Architecture {
         ..BERT.attention
     },
     layouts: &[HF_MODERNBERT],
-    classifier: None,
-    language_model: None,
+    classifier: Some(&MODERNBERT_CLASSIFIER),
+    language_model: Some(&MODERNBERT_LANGUAGE_MODEL),
     accepted: &[
         // Left over from BERT in the published configurations; nothing reads it.
         (

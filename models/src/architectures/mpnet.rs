@@ -2,6 +2,7 @@
 //! of distances; all-mpnet-base-v2. Reference implementation: `MPNetModel` of transformers.
 
 use super::bert::{BERT, HF_BERT};
+use super::heads::{ROBERTA_CLASSIFIER, ROBERTA_LANGUAGE_MODEL};
 use super::layout::linear;
 use super::{Architecture, Attention, Distance, FirstPosition, Layout, Positions, Qkv, TokenTypes};
 
@@ -23,8 +24,9 @@ pub const MPNET: Architecture = Architecture {
         ..BERT.attention
     },
     layouts: &[HF_MPNET],
-    classifier: None,
-    language_model: None,
+    // `MPNetClassificationHead` and `MPNetLMHead` are RoBERTa's.
+    classifier: Some(&ROBERTA_CLASSIFIER),
+    language_model: Some(&ROBERTA_LANGUAGE_MODEL),
     accepted: &[],
     ..BERT
 };

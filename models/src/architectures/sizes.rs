@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::rotary::Reach;
-use super::{Architecture, PositionIds, Positions, Rotary, TokenTypes};
+use super::{Adapters, Architecture, PositionIds, Positions, Rotary, TokenTypes};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::graph::ops::Activation;
@@ -117,6 +117,8 @@ pub struct Sizes {
     pub buckets: Option<usize>,
     /// What each layer's attention sees and how far it turns. `[layers]`
     pub attention: Vec<LayerAttention>,
+    /// The task adapters; `None` without any.
+    pub adapters: Option<Adapters>,
     /// What embeddings are multiplied with.
     pub embedding_scale: Option<f32>,
     /// What is multiplied before it is added to a residual sum.
@@ -164,6 +166,8 @@ impl Sizes {
             }
             _ => None,
         };
+        let adapters = architecture.adapters.as_ref();
+        let adapters = adapters.map(|settings| Adapters::read(settings, config));
         Ok(Self {
             layers,
             hidden,
@@ -179,6 +183,7 @@ impl Sizes {
             token_types: token_types(architecture.token_types, config)?,
             buckets,
             attention,
+            adapters: adapters.transpose()?.flatten(),
             embedding_scale: scale(architecture.scales.embeddings)?.map(|scale| scale as f32),
             residual_scale: depth.map(|depth| (depth / (layers as f64).sqrt()) as f32),
             norm_epsilon: epsilon as f32,

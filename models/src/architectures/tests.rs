@@ -78,7 +78,7 @@ fn roberta_starts_its_positions_after_padding() {
             ),
             (
                 "auto_map",
-                json!({"AutoModel": "modeling_lora.XLMRobertaLoRA"}),
+                json!({"AutoModel": "someone/other--modeling_lora.XLMRobertaLoRA"}),
                 "auto_map",
             ),
         ] {
@@ -251,7 +251,18 @@ fn families() -> Vec<(&'static str, Value)> {
     minicpm["num_hidden_layers"] = json!(4);
     minicpm["scale_emb"] = json!(12);
     minicpm["scale_depth"] = json!(1.5);
+    let mut jina_v3 = bert();
+    jina_v3["model_type"] = json!("xlm-roberta");
+    jina_v3["architectures"] = json!(["XLMRobertaModel"]);
+    jina_v3["position_embedding_type"] = json!("rotary");
+    jina_v3["rotary_emb_base"] = json!(20000.0);
+    jina_v3["lora_adaptations"] = json!(["query", "passage"]);
+    jina_v3["lora_rank"] = json!(4);
+    jina_v3["lora_alpha"] = json!(1);
+    let code = "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA";
+    jina_v3["auto_map"] = json!({"AutoModel": code});
     vec![
+        ("jina-xlm-roberta", jina_v3),
         ("minicpm", minicpm),
         ("modernbert", modern),
         ("distilbert", distil),
@@ -361,6 +372,8 @@ fn what_a_family_does_not_build_is_refused() {
         ),
         ("mpnet", "rope_theta", json!(10000)),
         ("distilbert", "architectures", json!(["BertModel"])),
+        ("jina-xlm-roberta", "rotary_emb_fraction", json!(0.5)),
+        ("jina-xlm-roberta", "use_reg_tokens", json!(true)),
     ] {
         let error = family(name, (key, value.clone())).unwrap_err();
         assert!(
@@ -370,6 +383,13 @@ fn what_a_family_does_not_build_is_refused() {
         let named = key == "architectures" || error.to_string().contains(key);
         assert!(named, "{name} {key} {value}: {error}");
     }
+    // Without its positions it is an XLM-RoBERTa, which has no adapters.
+    let plain = family(
+        "jina-xlm-roberta",
+        ("position_embedding_type", json!("absolute")),
+    );
+    let error = plain.unwrap_err().to_string();
+    assert!(error.contains("`lora_adaptations`"), "{error}");
     for (name, key, value) in [
         ("qwen3", "num_key_value_heads", json!(3)),
         ("qwen3", "head_dim", json!(5)),

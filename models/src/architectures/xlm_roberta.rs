@@ -32,7 +32,7 @@ pub const XLM_ROBERTA: Architecture = Architecture {
 };
 
 /// Jina's implementation on top of flash attention.
-const FLASH_CODE: RemoteCode = RemoteCode {
+pub(super) const FLASH_CODE: RemoteCode = RemoteCode {
     repositories: &[
         "jinaai/xlm-roberta-flash-implementation",
         "jinaai/jina-reranker-v2-base-multilingual",
@@ -41,6 +41,8 @@ const FLASH_CODE: RemoteCode = RemoteCode {
         "configuration_xlm_roberta.XLMRobertaFlashConfig",
         "modeling_xlm_roberta.XLMRobertaModel",
         "modeling_xlm_roberta.XLMRobertaFor",
+        // The same with the adapters that `lora_adaptations` names, if any.
+        "modeling_lora.XLMRobertaLoRA",
     ],
 };
 
@@ -49,7 +51,7 @@ const HF_ROBERTA: Layout = Layout {
     ..HF_BERT
 };
 
-const FLASH: Layout = Layout {
+pub(super) const FLASH: Layout = Layout {
     prefixes: &["", "roberta."],
     embeddings_norm: Some("emb_ln"),
     layer: "encoder.layers.{}.",

@@ -50,6 +50,17 @@ pub struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    // How the values are taken from the bytes when that is not one after the other.
+    order: Option<SideBySide>,
+}
+
+/// Some rows of several matrices of one shape, which lie in a file one after the other, as one
+/// matrix that has them side by side.
+#[derive(Debug, Clone)]
+struct SideBySide {
+    // `[matrices, rows, width]` in the file
+    stored: [usize; 3],
+    rows: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -167,6 +178,7 @@ impl Weights {
                 dtype,
                 shape,
                 bytes,
+                order: None,
             };
             match self.tensors.insert(format!("{prefix}{name}"), tensor) {
                 None => Ok(()),
@@ -244,7 +256,7 @@ impl Tensor {
     /// does not have them.
     pub fn rows(&self, rows: Range<usize>) -> Option<Self> {
         let (&all, rest) = self.shape.split_first()?;
-        if rows.start > rows.end || rows.end > all {
+        if rows.start > rows.end || rows.end > all || self.order.is_some() {
             return None;
         }
         let width = self.bytes.len() / all.max(1);
@@ -255,6 +267,39 @@ impl Tensor {
             dtype: self.dtype,
             shape,
             bytes: start..start + rows.len() * width,
+            order: None,
+        })
+    }
+
+    /// Matrices that are stored one after the other, `[matrices, rows, width]`, as one of
+    /// `[matrices * rows, width]` in the same memory; `None` when it has not three axes.
+    pub(crate) fn stacked(&self) -> Option<Self> {
+        let &[matrices, rows, width] = &self.shape[..] else {
+            return None;
+        };
+        let shape = vec![matrices * rows, width];
+        self.order.is_none().then(|| Self {
+            shape,
+            ..self.clone()
+        })
+    }
+
+    /// The same side by side, and only some rows of each: `[rows, matrices * width]`. The numbers
+    /// are copied when they are read.
+    pub(crate) fn side_by_side(&self, rows: Range<usize>) -> Option<Self> {
+        let &[matrices, all, width] = &self.shape[..] else {
+            return None;
+        };
+        if rows.start > rows.end || rows.end > all || self.order.is_some() {
+            return None;
+        }
+        Some(Self {
+            shape: vec![rows.len(), matrices * width],
+            order: Some(SideBySide {
+                stored: [matrices, all, width],
+                rows,
+            }),
+            ..self.clone()
         })
     }
 
@@ -265,7 +310,10 @@ impl Tensor {
 
     /// Bytes in the file.
     pub fn byte_len(&self) -> usize {
-        self.bytes.len()
+        match &self.order {
+            Some(order) => self.bytes.len() / order.stored[1].max(1) * order.rows.len(),
+            None => self.bytes.len(),
+        }
     }
 
     /// The file it is in, symbolic links resolved.
@@ -275,7 +323,8 @@ impl Tensor {
 
     /// Where its bytes are in the file, when they are 32-bit floating point; else `None`.
     pub fn f32_range(&self) -> Option<Range<usize>> {
-        (self.dtype == Dtype::F32).then(|| self.bytes.clone())
+        let as_stored = self.dtype == Dtype::F32 && self.order.is_none();
+        as_stored.then(|| self.bytes.clone())
     }
 
     /// Size of the file it is in.
@@ -288,6 +337,14 @@ impl Tensor {
     /// # Errors
     /// `Error::Unsupported` for a type that is not a plain floating-point type.
     pub fn to_f32(&self) -> Result<F32Values> {
+        if let Some(order) = &self.order {
+            let stored = Self {
+                order: None,
+                ..self.clone()
+            };
+            let stored = stored.to_f32()?;
+            return Ok(F32Values::Owned(order.collect(stored.as_slice())));
+        }
         let data = &self.file.map[self.bytes.clone()];
         match self.dtype {
             Dtype::F32 if as_f32(data).is_some() => Ok(F32Values::Mapped(self.clone())),
@@ -323,6 +380,20 @@ impl Tensor {
                     .unchecked_advise_range(advice, start, end - start)
             };
         }
+    }
+}
+
+impl SideBySide {
+    fn collect(&self, stored: &[f32]) -> Vec<f32> {
+        let [matrices, all, width] = self.stored;
+        let row = |row: usize, matrix: usize| {
+            let start = (matrix * all + row) * width;
+            &stored[start..start + width]
+        };
+        let rows = self.rows.clone();
+        rows.flat_map(|at| (0..matrices).flat_map(move |matrix| row(at, matrix)))
+            .copied()
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Building blocks of encoders, chosen by what an architecture declares. A family that needs
 //! something new adds a variant to a declaration's enum and an arm here.
 
+use super::adapters::AdapterMask;
 use super::heads::Offsets;
 use super::ops::AttentionShape;
 use super::rotary::Angles;
@@ -10,7 +11,7 @@ use crate::architectures::{
     Positions, QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
 };
 use crate::checkpoint::{Config, Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::heads::plan::HeadPlan;
 
 /// How the two tensors of a norm may be called; the second is TensorFlow's way, which survives in
@@ -24,8 +25,9 @@ const OFFSETS: Dim = Dim::Named("offsets");
 
 /// Builds an encoder over packed tokens. Inputs: `input_ids`, `position_ids`, `token_type_ids`
 /// `[tokens]`, `cu_seqlens` `[sequences + 1]` and, for vectors, `pool_cu_seqlens` `[pieces + 1]`;
-/// outputs: those of `heads::output` that the plan has. Positions are an input, even of a model
-/// without any, because ONNX Runtime 1.31 breaks a graph that makes them itself with `Range`.
+/// `adapter_ids` `[tokens]` where the model has task adapters; outputs: those of `heads::output`
+/// that the plan has. Positions are an input, even of a model without any, because ONNX Runtime
+/// 1.31 breaks a graph that makes them itself with `Range`.
 ///
 /// # Errors
 /// `Error::Checkpoint` when a tensor is missing or has another shape than config.json says.
@@ -62,6 +64,8 @@ pub(super) struct Blocks<'a> {
     // What all layers of a kind share is computed once per run.
     angles: Vec<(&'a Rotary, Angles)>,
     distances: Distances,
+    // Which adapter each token has; `None` without any.
+    adapters: Option<AdapterMask>,
 }
 
 /// What a run is given, apart from the tokens.
@@ -123,11 +127,15 @@ impl<'a> Blocks<'a> {
             inputs,
             angles: Vec::new(),
             distances: Distances::default(),
+            adapters: None,
         }
     }
 
     /// From token ids to what the last layer gives. `[tokens, hidden]`
     pub(super) fn token_vectors(&mut self) -> Result<Value> {
+        if let Some(adapters) = &self.sizes.adapters {
+            self.adapters = Some(self.graph.adapter_mask(adapters, TOKENS)?);
+        }
         let mut hidden = self.embeddings()?;
         self.distances = self.distances()?;
         for index in 0..self.sizes.layers {
@@ -144,7 +152,8 @@ impl<'a> Blocks<'a> {
         let (layout, sizes) = (self.layout, self.sizes);
         let ids = self.inputs.input_ids.clone();
         let words = self.word_embeddings()?;
-        let mut sum = self.graph.gather(&words, &ids)?;
+        let name = format!("{}{}", self.prefix, layout.word_embeddings);
+        let mut sum = self.rows_of_table(&name, &words, &ids)?;
         if let Some(scale) = sizes.embedding_scale {
             sum = self.graph.scale(&sum, scale);
         }
@@ -359,14 +368,34 @@ impl<'a> Blocks<'a> {
     /// `[tokens, in]` → `[tokens, out]`
     fn linear(&mut self, layer: &str, linear: Linear, x: &Value, part: Part) -> Result<Value> {
         let name = format!("{}{layer}{}", self.prefix, linear.name);
-        let weight = [part.all, x.width()?];
-        let weight = self.rows(&format!("{name}.weight"), &weight, part)?;
+        let matrix = format!("{name}{}", self.layout.weight);
+        let weight = self.rows(&matrix, &[part.all, x.width()?], part)?;
         let bias = format!("{name}.bias");
         let bias = match linear.bias {
             Bias::AsStored if !self.graph.has_weight(&bias) => None,
             Bias::AsStored | Bias::Required => Some(self.rows(&bias, &[part.all], part)?),
         };
-        self.graph.linear(x, &weight, bias.as_ref())
+        let y = self.graph.linear(x, &weight, bias.as_ref())?;
+        let Some(mask) = self.adapters.clone() else {
+            return Ok(y);
+        };
+        let [first, second] = self.factors(&matrix)?;
+        let shape = [mask.adapters, mask.rank, x.width()?];
+        let first = self.graph.weight_stacked(&first, shape)?;
+        let shape = [mask.adapters, part.all, mask.rank];
+        let rows = part.first..part.end;
+        let second = self.graph.weight_side_by_side(&second, shape, rows)?;
+        let added = self.graph.adapted(x, [&first, &second], &mask)?;
+        self.graph.add(&y, &added)
+    }
+
+    /// The names of what adapters add to a matrix.
+    fn factors(&self, matrix: &str) -> Result<[String; 2]> {
+        Layout::factors(matrix).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "config.json names task adapters, but `{matrix}` is stored without any"
+            ))
+        })
     }
 
     fn rows(&mut self, name: &str, shape: &[usize], part: Part) -> Result<Value> {
@@ -415,7 +444,25 @@ impl<'a> Blocks<'a> {
     fn lookup(&mut self, name: &str, rows: usize, ids: &Value) -> Result<Value> {
         let name = format!("{}{name}", self.prefix);
         let table = self.graph.weight(&name, &[rows, self.sizes.hidden])?;
-        self.graph.gather(&table, ids)
+        self.rows_of_table(&name, &table, ids)
+    }
+
+    /// `[rows, hidden]`, `[tokens]` → `[tokens, hidden]`
+    fn rows_of_table(&mut self, name: &str, table: &Value, ids: &Value) -> Result<Value> {
+        let found = self.graph.gather(table, ids)?;
+        let Some(mask) = self.adapters.clone() else {
+            return Ok(found);
+        };
+        // Of a table the first factor has the rows, of a linear layer the second.
+        let [first, second] = self.factors(name)?;
+        let stored = self.graph.weight_shape(name)?;
+        let rows = stored.first().copied().unwrap_or_default();
+        let shape = [mask.adapters, rows, mask.rank];
+        let first = self.graph.weight_stacked(&first, shape)?;
+        let shape = [mask.adapters, mask.rank, self.sizes.hidden];
+        let second = self.graph.weight_stacked(&second, shape)?;
+        let added = self.graph.adapted_rows([&first, &second], ids, &mask)?;
+        self.graph.add(&found, &added)
     }
 }
 
@@ -435,7 +482,7 @@ fn find_layout<'a>(
         let (Qkv::Fused(qkv) | Qkv::Separate([qkv, ..])) = layout.qkv;
         let layer = layer_name(layout, 0);
         let has = |linear: Linear| {
-            let name = format!("{prefix}{layer}{}.weight", linear.name);
+            let name = format!("{prefix}{layer}{}{}", linear.name, layout.weight);
             weights.get(&name).is_some()
         };
         has(qkv) && has(layout.attention_output) && has(layout.feed_forward.down())

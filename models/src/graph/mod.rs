@@ -1,6 +1,7 @@
 //! The one graph builder. It knows shapes and catches a wrong one where it is made; it knows no
 //! architecture. Weights are named, not stored: a session brings them (see `session.rs`).
 
+mod adapters;
 pub mod blocks;
 mod constant;
 pub(crate) mod heads;
@@ -240,6 +241,41 @@ impl<'w> Graph<'w> {
                 format!("tensor `{name}` has shape `{shape:?}` and no rows `{part}`"),
             )),
         }
+    }
+
+    /// Takes matrices that are stored as one tensor of `[matrices, rows, width]` as one matrix of
+    /// `[matrices * rows, width]`, which lies where they are.
+    ///
+    /// # Errors
+    /// As `weight` has them.
+    pub fn weight_stacked(&mut self, name: &str, shape: [usize; 3]) -> Result<Value> {
+        let stacked = self.tensor(name, &shape)?.stacked();
+        self.rearranged(name.to_owned(), stacked)
+    }
+
+    /// Takes the same rows of each of them side by side, `[rows, matrices * width]`, which is a
+    /// copy that all sessions share.
+    ///
+    /// # Errors
+    /// As `weight` has them.
+    pub fn weight_side_by_side(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        rows: Range<usize>,
+    ) -> Result<Value> {
+        let part = format!("{name}[:, {}..{}]", rows.start, rows.end);
+        let beside = self.tensor(name, &shape)?.side_by_side(rows);
+        self.rearranged(part, beside)
+    }
+
+    fn rearranged(&mut self, name: String, tensor: Option<Tensor>) -> Result<Value> {
+        let malformed = || {
+            let message = format!("tensor `{name}` is no stack of matrices with such rows");
+            Error::checkpoint(self.weights.dir(), message)
+        };
+        let tensor = tensor.ok_or_else(malformed)?;
+        Ok(self.initializer(name, tensor))
     }
 
     /// A tensor of the checkpoint that must have this shape.

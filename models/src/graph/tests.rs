@@ -193,6 +193,7 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         token_types: Some(2),
         buckets: None,
         attention: vec![LayerAttention::default()],
+        adapters: None,
         embedding_scale: None,
         residual_scale: None,
         norm_epsilon: 1e-12,

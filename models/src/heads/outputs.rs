@@ -6,6 +6,7 @@ use std::ops::Range;
 use ort::session::SessionOutputs;
 use retort_kernels::normalize::l2_normalize;
 
+use super::late_interaction::LateInteraction;
 use super::{Head, Heads, MultiVector, Output, SparseVector};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ pub(crate) struct PackedOutputs {
     pub(crate) sparse: Option<SparseOutput>,
     /// Tokens at the beginning of a sequence that get no vector of their own.
     pub(crate) skipped: usize,
+    /// What tells documents, some of whose tokens get no vector either.
+    pub(crate) late_interaction: Option<LateInteraction>,
 }
 
 /// How a graph gives sparse weights.
@@ -126,6 +129,19 @@ impl PackedOutputs {
         Ok(())
     }
 
+    /// The rows of the tokens of one sequence that get a vector.
+    fn token_rows(&self, ids: &[i64], rows: Range<usize>, table: &Table<'_>) -> Vec<f32> {
+        let Some(late_interaction) = &self.late_interaction else {
+            return table.rows(rows).to_vec();
+        };
+        let keeps = late_interaction.keeps(ids);
+        let first = rows.end - ids.len();
+        let kept = rows.filter(|row| keeps(row - first));
+        kept.flat_map(|row| table.rows(row..row + 1))
+            .copied()
+            .collect()
+    }
+
     fn multi_vector(
         &self,
         batch: &Batch,
@@ -135,7 +151,8 @@ impl PackedOutputs {
         let table = Table::read(results, output::MULTI_VECTOR, batch.tokens())?;
         for (range, output) in batch.ranges().zip(outputs) {
             let first = (range.start + self.skipped).min(range.end);
-            let values = table.rows(first..range.end).to_vec();
+            let ids = &batch.input_ids[range.clone()];
+            let values = self.token_rows(ids, first..range.end, &table);
             output.multi_vector = Some(unit_vectors(values, table.width)?);
         }
         Ok(())

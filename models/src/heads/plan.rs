@@ -16,6 +16,9 @@ const SPARSE_LINEAR: &str = "sparse_linear";
 const COLBERT_LINEAR: &str = "colbert_linear";
 /// The extensions such a file may have, best first.
 const EXTENSIONS: [&str; 2] = ["safetensors", "pt"];
+/// The layer of a token classifier with one label, which gte-multilingual-base has for the weights
+/// of its lexical terms.
+const TOKEN_CLASSIFIER: &str = "classifier";
 /// The projection of `ColBERT` checkpoints (colbert-ir/colbertv2.0), among the other weights.
 const COLBERT_PROJECTION: &str = "linear";
 
@@ -124,6 +127,7 @@ impl HeadPlan {
                 });
             }
         }
+        let token_classifier = token_classifier(checkpoint, weights);
         let mut beside = |name: &str| -> Result<Option<String>> {
             let Some(file) = file_beside(checkpoint.dir(), name) else {
                 return Ok(None);
@@ -132,7 +136,9 @@ impl HeadPlan {
             Ok(Some(name.to_owned()))
         };
         Ok(Self {
-            sparse: beside(SPARSE_LINEAR)?.map(SparsePlan::Lexical),
+            sparse: beside(SPARSE_LINEAR)?
+                .or(token_classifier)
+                .map(SparsePlan::Lexical),
             multi_vector: beside(COLBERT_LINEAR)?.map(|projection| MultiVectorPlan {
                 projection,
                 // As FlagEmbedding's M3: `<s>` serves the dense vector.
@@ -193,6 +199,18 @@ fn token_projection(dense: &[DenseModule], weights: &Weights) -> Option<MultiVec
         projection,
         skipped: 0,
     })
+}
+
+/// The layer that gives each token a weight, in checkpoints whose second class says that they have
+/// one.
+fn token_classifier(checkpoint: &Checkpoint, weights: &Weights) -> Option<String> {
+    let classes = checkpoint.config.texts("architectures");
+    let classifies = classes
+        .iter()
+        .any(|class| class.ends_with("ForTokenClassification"));
+    let layer = weights.get(&format!("{TOKEN_CLASSIFIER}.weight"))?;
+    let fits = classifies && matches!(layer.shape(), [1, _]);
+    fits.then(|| TOKEN_CLASSIFIER.to_owned())
 }
 
 /// The file of a head beside the weights.

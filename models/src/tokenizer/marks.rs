@@ -1,13 +1,13 @@
-//! Tokens that frame a text and say nothing about it.
+//! Tokens that frame a text and say nothing about it, and those that mark what it is.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::Tokenizer;
+use super::{Prompt, Tokenizer};
 use crate::checkpoint::json;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The tokens that BGE-M3 gives no lexical weight, as FlagEmbedding has them, by their names in
 /// `tokenizer_config.json`.
@@ -32,5 +32,45 @@ impl Tokenizer {
         let added = self.inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special);
         Ok(special.map(|(&id, _)| id).collect())
+    }
+
+    /// A prompt that is one token of the vocabulary, even where a text of its spelling would
+    /// become several.
+    ///
+    /// # Errors
+    /// `Error::Tokenize` when the vocabulary has no such token.
+    pub fn marker(&self, token: &str) -> Result<Prompt> {
+        let id = self.inner.token_to_id(token).ok_or_else(|| {
+            Error::Tokenize(format!(
+                "the vocabulary has no token `{token}` to mark texts"
+            ))
+        })?;
+        Ok(Prompt {
+            text: String::new(),
+            ids: vec![id],
+        })
+    }
+
+    /// The only token of a prompt of `marker`.
+    pub(crate) fn marker_id(prompt: &Prompt) -> Option<u32> {
+        prompt.ids.first().copied()
+    }
+
+    /// The id of a token of the vocabulary.
+    pub(crate) fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The first token of a text without special tokens; `None` when it has none.
+    ///
+    /// # Errors
+    /// `Error::Tokenize` when the tokenizer fails.
+    pub(crate) fn first_token(&self, text: &str) -> Result<Option<u32>> {
+        Ok(self.prepare_prompt(text)?.ids.first().copied())
+    }
+
+    /// How many special tokens are before a text.
+    pub(crate) fn tokens_before_text(&self) -> usize {
+        self.single.before_first()
     }
 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 /// A prompt that goes before texts, tokenized once for all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
+    // Empty where the prompt is a token that texts do not become.
     pub(super) text: String,
     // Its tokens when it stands alone. The last may be another where a text follows: a byte-level
     // tokenizer joins the space at its end with the text's first word.
@@ -111,7 +112,12 @@ impl Tokenizer {
     ) -> Result<Scanned> {
         let text = self.prepared(prompt, text);
         let mut found = Scanned::default();
-        let mut in_prompt = true;
+        // A prompt without a text is tokens that no text becomes; they are put there as they are.
+        let mut in_prompt = !prompt.text.is_empty();
+        if !in_prompt {
+            found.ids.clone_from(&prompt.ids);
+            (found.prompt, found.total) = (found.ids.len(), found.ids.len());
+        }
         for piece in self.pieces(&text, size) {
             let piece = guarded(|| self.inner.encode_fast(piece, false))?;
             let ids = piece.get_ids();
@@ -158,6 +164,10 @@ impl Tokenizer {
                 };
                 found.seams.push(seam);
             }
+        }
+        if prompt.text.is_empty() {
+            found.prompt.clone_from(&prompt.ids);
+            return Ok(found);
         }
         let same = shared_start(&found.ids, &prompt.ids);
         found.prompt = found.ids.drain(..same).collect();
