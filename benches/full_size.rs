@@ -98,11 +98,7 @@ pub fn case(arguments: &[String]) -> Outcome {
         return Err("a case needs a folder, a length and a library".into());
     };
     let length: usize = length.parse()?;
-    let options = LoadOptions {
-        runtime: Runtime::load(Path::new(library))?,
-        max_tokens: None,
-        pooling: None,
-    };
+    let options = LoadOptions::new(Runtime::load(Path::new(library))?);
     let started = Instant::now();
     let model = EncoderModel::load(Path::new(folder), &options)?;
     let mut encoder = model.encoder(processor::cores())?;

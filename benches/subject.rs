@@ -67,11 +67,7 @@ impl Subject {
         };
         let dir = provision::model(&config, &request, &progress)?.dir;
         let runtime = Runtime::load(&library.path)?;
-        let options = LoadOptions {
-            runtime: runtime.clone(),
-            max_tokens: None,
-            pooling: None,
-        };
+        let options = LoadOptions::new(runtime.clone());
         let model = EncoderModel::load(&dir, &options)?;
         let config: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.join("config.json"))?)?;

@@ -160,9 +160,9 @@ impl Core {
     /// When they are no model that this program runs.
     pub fn open(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
         let options = LoadOptions {
-            runtime: self.runtime.clone(),
             max_tokens: entry.max_tokens,
             pooling: entry.pooling,
+            ..LoadOptions::new(self.runtime.clone())
         };
         let options = match &entry.known {
             Some(known) => known.complete(dir, options),

@@ -1,5 +1,6 @@
 //! What a model gives for one sequence: which outputs exist, and the values of one sequence.
 
+pub(crate) mod judgement;
 pub(crate) mod late_interaction;
 pub(crate) mod outputs;
 pub(crate) mod plan;

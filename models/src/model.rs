@@ -1,11 +1,15 @@
 //! A loaded checkpoint: what it is, its tokenizer, and as many encoders as are wanted.
 
+mod facts;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use retort_kernels::{Isa, Pooling};
 
+use self::facts::{label_names, matryoshka, max_tokens, refuse_cutoff_layer};
 use crate::architectures::{self, Architecture, Sizes};
+use crate::catalog::Task;
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::encoder::{BatchBounds, Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
@@ -13,10 +17,13 @@ use crate::given::{Family, GivenModel, Meaning};
 use crate::graph::heads::output;
 use crate::graph::{BuiltGraph, blocks};
 use crate::heads::Heads;
+use crate::heads::judgement::{Opened, ScorePlan};
 use crate::heads::late_interaction::LateInteraction;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
-use crate::heads::plan::{self, HeadPlan, SparsePlan};
+use crate::heads::plan::{HeadPlan, SparsePlan};
+use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
+use crate::reranking;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -33,6 +40,28 @@ pub struct LoadOptions {
     pub max_tokens: Option<usize>,
     /// How token vectors become one, instead of what the checkpoint says.
     pub pooling: Option<Pooling>,
+    /// What the model is for, where its files leave that open: Qwen3-Embedding and Qwen3-Reranker
+    /// may be told apart by nothing else.
+    pub task: Option<Task>,
+    /// The layer whose score is taken, of a model that has scores after several; the layers behind
+    /// it are not even built. `None` takes the last.
+    pub cutoff_layer: Option<usize>,
+    /// Lengths that vectors may be cut to, where config.json does not list them.
+    pub matryoshka: Option<Matryoshka>,
+}
+
+impl LoadOptions {
+    /// Everything as the checkpoint says.
+    pub fn new(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            max_tokens: None,
+            pooling: None,
+            task: None,
+            cutoff_layer: None,
+            matryoshka: None,
+        }
+    }
 }
 
 /// Where the graph comes from.
@@ -80,14 +109,18 @@ pub struct EncoderInfo {
     pub device: String,
     /// Where the graph comes from.
     pub source: GraphSource,
-    /// Shorter lengths that the vectors may be cut to, descending.
-    pub matryoshka: Vec<usize>,
+    /// Lengths that the vectors may be cut to.
+    pub matryoshka: Matryoshka,
     /// What it wants before texts.
     pub prompts: Prompts,
     /// The tasks that it has adapters for, in the order of their numbers; empty without any.
     pub tasks: Vec<String>,
     /// How it wants a query and a document written; `None` for the tokenizer's own form.
     pub pair_template: Option<&'static PairTemplate>,
+    /// The instruction of that template where the caller gives none; `None` for the template's own.
+    pub instruction: Option<String>,
+    /// The layer whose scores it gives; `None` for a model that has scores only after the last.
+    pub cutoff_layer: Option<usize>,
     /// The instruction set that this project's own kernels use here.
     pub isa: &'static str,
 }
@@ -125,29 +158,42 @@ impl EncoderModel {
             return Self::load_given(&file, &dir, options);
         }
         let mut checkpoint = Checkpoint::open(path)?;
-        let (architecture, sizes) =
+        let (architecture, mut sizes) =
             architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
         if let Some(adapters) = &sizes.adapters {
             checkpoint.prompts.add(&adapters.instructions);
         }
         let tokenizer = Tokenizer::load(path)?;
         let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
-        let plan = HeadPlan::read(&checkpoint, options.pooling, &mut weights)?;
+        let opened = Opened {
+            architecture,
+            checkpoint: &checkpoint,
+            tokenizer: &tokenizer,
+            weights: &weights,
+        };
+        let score = ScorePlan::of_decoder(&opened, options)?;
+        let plan = HeadPlan::of_built(score, &checkpoint, options.pooling, &mut weights)?;
         plan.check(architecture)?;
+        sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);
         let head_inputs = (&plan, &checkpoint.config);
         let graph = blocks::encoder(architecture, &sizes, &weights, head_inputs)?;
         let limit = sizes.max_tokens;
         let dimensions = graph.width(output::DENSE).unwrap_or(0);
+        let labels = graph.width(output::SCORES).unwrap_or(0);
+        let pair_template = reranking::pair_template(architecture, &plan, labels);
         let info = EncoderInfo {
             heads: plan.heads(),
             dimensions,
             token_dimensions: graph.width(output::MULTI_VECTOR).unwrap_or(0),
-            labels: graph.width(output::SCORES).unwrap_or(0),
-            label_names: label_names(&checkpoint, graph.width(output::SCORES).unwrap_or(0))?,
+            labels,
+            label_names: label_names(&checkpoint, labels)?,
             pooling: plan.dense.as_ref().map(|dense| dense.pooling),
             max_tokens: max_tokens(&checkpoint, limit, options)?,
-            matryoshka: matryoshka(&checkpoint, dimensions),
+            matryoshka: matryoshka(&checkpoint, dimensions, options),
             prompts: checkpoint.prompts.clone(),
+            pair_template,
+            instruction: reranking::instruction(&checkpoint, pair_template)?,
+            cutoff_layer: plan.cutoff_layer(),
             ..built_info(architecture, &sizes, &graph)
         };
         let outputs = outputs(&plan, &graph, &tokenizer, path)?;
@@ -176,17 +222,17 @@ impl EncoderModel {
     }
 
     fn load_given(file: &Path, dir: &Path, options: &LoadOptions) -> Result<Self> {
+        refuse_cutoff_layer(options)?;
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = Tokenizer::load(dir)?;
         let config = &checkpoint.config;
         // Only a known family tells where positions start.
         let positions = architectures::position_ids(config)?;
+        let names = config.get("lora_adaptations");
+        let adapters = names.and_then(|names| names.as_array()).map(Vec::len);
         let family = Family {
             positions,
-            adapters: config
-                .get("lora_adaptations")
-                .and_then(|names| names.as_array())
-                .map(Vec::len),
+            adapters,
         };
         let mut weights = Weights::none(dir);
         let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
@@ -197,8 +243,8 @@ impl EncoderModel {
             pooling: options.pooling,
             left_out: tokenizer.frame_tokens(dir)?,
         })?;
-        let limit = positions.unwrap_or_default().limit(config)?;
-        let limit = limit.unwrap_or(usize::MAX);
+        let positions = positions.unwrap_or_default();
+        let limit = positions.limit(config)?.unwrap_or(usize::MAX);
         let vocab_size = config
             .optional_count("vocab_size")?
             .unwrap_or(tokenizer.vocab_size());
@@ -209,11 +255,9 @@ impl EncoderModel {
                 "does not say how long an input may be; set the longest length in tokens yourself",
             ));
         }
+        let architecture = config.optional_text("model_type")?.unwrap_or("onnx");
         let info = EncoderInfo {
-            architecture: config
-                .optional_text("model_type")?
-                .unwrap_or("onnx")
-                .to_owned(),
+            architecture: architecture.to_owned(),
             heads: probed.heads,
             dimensions: probed.dimensions,
             token_dimensions: probed.token_dimensions,
@@ -228,10 +272,12 @@ impl EncoderModel {
             dtype: probed.dtype,
             device: "cpu".to_owned(),
             source: GraphSource::Given(file.to_owned()),
-            matryoshka: matryoshka(&checkpoint, probed.dimensions),
+            matryoshka: matryoshka(&checkpoint, probed.dimensions, options),
             prompts: checkpoint.prompts.clone(),
             tasks: Vec::new(),
             pair_template: None,
+            instruction: None,
+            cutoff_layer: None,
             isa: Isa::detect().name(),
         };
         let bounds = BatchBounds {
@@ -248,6 +294,7 @@ impl EncoderModel {
     }
 
     fn load_static(found: &StaticCheckpoint, options: &LoadOptions) -> Result<Self> {
+        refuse_cutoff_layer(options)?;
         let pooling = options.pooling.unwrap_or(Pooling::Mean);
         if pooling != Pooling::Mean {
             return Err(Error::Unsupported(format!(
@@ -272,10 +319,12 @@ impl EncoderModel {
             dtype: "float32".to_owned(),
             device: "cpu".to_owned(),
             source: GraphSource::Absent,
-            matryoshka: matryoshka(&found.checkpoint, size.dimensions),
+            matryoshka: matryoshka(&found.checkpoint, size.dimensions, options),
             prompts: found.checkpoint.prompts.clone(),
             tasks: Vec::new(),
             pair_template: None,
+            instruction: None,
+            cutoff_layer: None,
             isa: Isa::PORTABLE.name(),
         };
         Ok(Self {
@@ -364,13 +413,16 @@ fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) ->
         dtype: "float32".to_owned(),
         device: "cpu".to_owned(),
         source: GraphSource::Built,
-        matryoshka: Vec::new(),
+        matryoshka: Matryoshka::default(),
         prompts: Prompts::default(),
         tasks: sizes
             .adapters
             .as_ref()
-            .map_or_else(Vec::new, |adapters| adapters.names.clone()),
+            .map(|adapters| adapters.names.clone())
+            .unwrap_or_default(),
         pair_template: None,
+        instruction: None,
+        cutoff_layer: None,
         isa: Isa::detect().name(),
     }
 }
@@ -401,38 +453,6 @@ fn outputs(
         skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
         late_interaction,
     })
-}
-
-/// The operator's limit, which must not be more than `limit`, else the checkpoint's.
-fn max_tokens(checkpoint: &Checkpoint, limit: usize, options: &LoadOptions) -> Result<usize> {
-    match options.max_tokens {
-        Some(wanted) if wanted > limit => Err(Error::Unsupported(format!(
-            "a limit of `{wanted}` tokens is more than the `{limit}` positions that `{}` has",
-            checkpoint.dir().display()
-        ))),
-        Some(wanted) => Ok(wanted),
-        None => Ok(checkpoint
-            .max_seq_length
-            .map_or(limit, |length| length.min(limit))),
-    }
-}
-
-/// The names of so many logits.
-fn label_names(checkpoint: &Checkpoint, labels: usize) -> Result<Vec<String>> {
-    if labels == 0 {
-        return Ok(Vec::new());
-    }
-    let mut names = plan::labels(checkpoint)?;
-    if names.len() != labels {
-        names.clear();
-    }
-    Ok(names)
-}
-
-fn matryoshka(checkpoint: &Checkpoint, dimensions: usize) -> Vec<usize> {
-    let mut lengths = checkpoint.matryoshka_dimensions();
-    lengths.retain(|&length| length > 0 && length <= dimensions);
-    lengths
 }
 
 #[cfg(test)]

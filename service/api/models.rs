@@ -199,7 +199,7 @@ impl From<retort_models::EncoderInfo> for EncoderRecord {
             default_prompt: info.prompts.default,
             architecture: info.architecture,
             pooling: info.pooling.map(|pooling| pooling.to_string()),
-            matryoshka_dimensions: info.matryoshka,
+            matryoshka_dimensions: info.matryoshka.listed().to_vec(),
             vocab_size: info.vocab_size,
             parameters: info.parameters,
             checkpoint_dtype: info.checkpoint_dtype,

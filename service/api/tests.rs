@@ -366,10 +366,12 @@ fn info(vocab_size: usize) -> EncoderInfo {
         dtype: "float32".into(),
         device: "cpu".into(),
         source: GraphSource::Built,
-        matryoshka: vec![4, 3, 2],
+        matryoshka: retort_models::Matryoshka::Listed(vec![4, 3, 2]),
         prompts: prompts(),
         tasks: Vec::new(),
         pair_template: None,
+        instruction: None,
+        cutoff_layer: None,
         isa: "plain",
     }
 }

@@ -118,7 +118,7 @@ def reranker(folder):
         cases.append({"query": query, "document": document, "n_tokens": len(input_ids),
                       "input_ids": input_ids, "logits": digits(scores),
                       "sigmoid": digits(torch.sigmoid(scores))})
-    golden = header(folder.name, "minicpm-layerwise", ["score"], MAX_LENGTH, labels=len(CUTOFFS),
+    golden = header(folder.name, "minicpm", ["score"], MAX_LENGTH, labels=len(CUTOFFS),
                     cutoff_layers=CUTOFFS, prompt=PROMPT,
                     truncation="FlagEmbedding: see make_minicpm.py", positions=320)
     golden["made_with"]["FlagEmbedding"] = "1.4.2"

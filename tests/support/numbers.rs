@@ -9,11 +9,7 @@ use super::runtime;
 
 /// A model with nothing decided by the operator.
 pub fn load(path: &Path) -> EncoderModel {
-    let options = LoadOptions {
-        runtime: runtime(),
-        max_tokens: None,
-        pooling: None,
-    };
+    let options = LoadOptions::new(runtime());
     EncoderModel::load(path, &options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

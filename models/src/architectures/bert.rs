@@ -35,6 +35,7 @@ pub const BERT: Architecture = Architecture {
     adapters: None,
     classifier: Some(&BERT_CLASSIFIER),
     language_model: Some(&BERT_LANGUAGE_MODEL),
+    reranker: None,
     accepted: &[("position_embedding_type", Accepted::Texts(&["absolute"]))],
 };
 

@@ -26,11 +26,7 @@ struct Golden {
 
 impl Golden {
     fn open(name: &str) -> Option<Self> {
-        let options = LoadOptions {
-            runtime: runtime()?,
-            max_tokens: None,
-            pooling: None,
-        };
+        let options = LoadOptions::new(runtime()?);
         let model = EncoderModel::load(&folder(name), &options);
         Some(Self {
             model: model.unwrap_or_else(|error| panic!("{name}: {error}")),

@@ -108,6 +108,12 @@ pub(super) const MODERNBERT_CLASSIFIER: Classifier = Classifier {
     ],
 };
 
+/// `GenericForSequenceClassification`, as transformers has it for decoders.
+pub(super) const DECODER_CLASSIFIER: Classifier = Classifier {
+    pooling: ClassifierPooling::Always(Pooling::LastToken),
+    steps: &[Step::Linear("score")],
+};
+
 /// `BertForMaskedLM`.
 pub(super) const BERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
     steps: &[

@@ -17,6 +17,7 @@ mod nomic_bert;
 mod positions;
 mod qwen3;
 mod remote_code;
+mod reranker;
 mod rotary;
 mod settings;
 mod sizes;
@@ -30,6 +31,7 @@ pub use heads::{Classifier, ClassifierPooling, LanguageModel, Step};
 pub use layout::{Bias, FeedForward, Halves, Layout, Linear, QkNorm, Qkv};
 pub use positions::{FirstPosition, PositionIds, Positions};
 pub use remote_code::RemoteCode;
+pub use reranker::{Answer, LastTokenScore, LayerHeads, Reranker};
 pub use rotary::{Rotary, RotarySettings, Theta};
 pub use settings::Accepted;
 pub use sizes::{ActivationSetting, Epsilon, Keys, LayerAttention, Scales, Sizes};
@@ -89,6 +91,8 @@ pub struct Architecture {
     pub classifier: Option<&'static Classifier>,
     /// What makes a logit of every vocabulary entry; `None` when that is not implemented.
     pub language_model: Option<&'static LanguageModel>,
+    /// How its rerankers work that are no classifiers; `None` when there are none.
+    pub reranker: Option<&'static Reranker>,
     /// Settings that would change the arithmetic, with the values that mean what is built.
     pub accepted: &'static [(&'static str, Accepted)],
 }

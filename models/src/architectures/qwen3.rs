@@ -2,12 +2,15 @@
 //! Qwen3-Embedding and Qwen3-Reranker. Reference implementation: `Qwen3Model` of transformers.
 
 use super::bert::{BERT, HF_BERT};
+use super::heads::DECODER_CLASSIFIER;
 use super::layout::maybe_biased;
 use super::sizes::COMMON_KEYS;
 use super::{
-    Accepted, Architecture, Attention, Bias, Epsilon, FeedForward, Keys, Layout, Mask, Norm,
-    NormKind, NormOrder, Positions, QkNorm, Qkv, RotarySettings, Theta, TokenTypes,
+    Accepted, Answer, Architecture, Attention, Bias, Epsilon, FeedForward, Keys, LastTokenScore,
+    Layout, Mask, Norm, NormKind, NormOrder, Positions, QkNorm, Qkv, Reranker, RotarySettings,
+    Theta, TokenTypes,
 };
+use crate::tokenizer::template::QWEN3_RERANKER;
 
 /// `Qwen3Model`.
 pub const QWEN3: Architecture = Architecture {
@@ -39,8 +42,9 @@ pub const QWEN3: Architecture = Architecture {
         ..BERT.attention
     },
     layouts: &[HF_QWEN3],
-    classifier: None,
+    classifier: Some(&DECODER_CLASSIFIER),
     language_model: None,
+    reranker: Some(&QWEN3_JUDGE),
     accepted: &[
         ("rope_theta", Accepted::Implemented),
         ("rope_scaling", Accepted::Implemented),
@@ -51,6 +55,19 @@ pub const QWEN3: Architecture = Architecture {
         ("layer_types", Accepted::OnlyOf("full_attention")),
     ],
     ..BERT
+};
+
+/// Qwen3-Reranker, as its model card computes scores: the probability of `yes` against `no`, here
+/// as a logit. Its sigmoid is the published score.
+const QWEN3_JUDGE: Reranker = Reranker {
+    template: &QWEN3_RERANKER,
+    class: "Qwen3ForCausalLM",
+    score: LastTokenScore::Answer(Answer {
+        yes: "yes",
+        no: "no",
+        output_embeddings: "lm_head.weight",
+        chat_template_mark: "<Document>:",
+    }),
 };
 
 /// As decoders since Llama name their parameters.
@@ -77,3 +94,6 @@ pub(super) const HF_QWEN3: Layout = Layout {
     norm_bias: Bias::AsStored,
     ..HF_BERT
 };
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,9 @@ use crate::model::LoadOptions;
 use crate::static_embedding::StaticCheckpoint;
 
 impl Entry {
-    /// Fills in the pooling and the longest input of a checkpoint whose files are silent about
-    /// them. A graph that is given, or a table of token vectors, speaks for itself.
+    /// Fills in what the files of a checkpoint are silent about: its task, the pooling, the longest
+    /// input, the layer that scores are taken from and the lengths that vectors may be cut to. A
+    /// graph that is given, or a table of token vectors, speaks for itself.
     ///
     /// # Errors
     /// `Error::Checkpoint` when a file of the checkpoint is malformed.
@@ -20,9 +21,15 @@ impl Entry {
         if StaticCheckpoint::find(path)?.is_some() || crate::given::find(path)?.is_some() {
             return Ok(options);
         }
-        let (pooling, max_tokens) = self.unsaid(&Checkpoint::open(path)?);
+        let checkpoint = Checkpoint::open(path)?;
+        let (pooling, max_tokens) = self.unsaid(&checkpoint);
         options.pooling = options.pooling.or(pooling);
         options.max_tokens = options.max_tokens.or(max_tokens);
+        options.task = options.task.or(Some(self.task));
+        options.cutoff_layer = options.cutoff_layer.or(self.cutoff_layer);
+        if options.matryoshka.is_none() && checkpoint.matryoshka_dimensions().is_empty() {
+            options.matryoshka = Some(self.matryoshka.clone());
+        }
         Ok(options)
     }
 

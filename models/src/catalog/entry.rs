@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{CatalogError, Family, Task};
 use crate::heads::Head;
+use crate::matryoshka::Matryoshka;
 
 /// A known model. Every key of the file is a field; an unknown key is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -42,9 +43,12 @@ pub struct Entry {
     /// Whether its vectors are published scaled to length 1; absent where that is not established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize: Option<bool>,
-    /// Shorter lengths that it was trained to be cut to, descending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub matryoshka: Vec<usize>,
+    /// Lengths that it was trained to be cut to: shorter ones, descending, or a range of them.
+    #[serde(default, skip_serializing_if = "Matryoshka::is_empty")]
+    pub matryoshka: Matryoshka,
+    /// The layer whose scores its authors use, where it has scores after several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutoff_layer: Option<usize>,
     /// Numbers in its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<u64>,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Entry, Repository, Task};
 use crate::heads::Head;
+use crate::matryoshka::Matryoshka;
 
 impl Entry {
     /// The first rule that a value breaks, naming the key.
@@ -57,7 +58,14 @@ impl Entry {
             )),
             (_, dimensions) => {
                 let mut below = dimensions.unwrap_or(usize::MAX);
-                let wrong = self.matryoshka.iter().find(|&&length| {
+                if let Matryoshka::Range { min, max } = self.matryoshka {
+                    let fits = (1..=max).contains(&min) && max <= below;
+                    let wrong = format!(
+                        "`matryoshka` is `{min}` to `{max}`, not lengths up to `dimensions`"
+                    );
+                    return (!fits).then_some(wrong);
+                }
+                let wrong = self.matryoshka.listed().iter().find(|&&length| {
                     let fits = length > 0 && length < below;
                     below = length;
                     !fits

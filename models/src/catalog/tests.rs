@@ -178,6 +178,16 @@ fn a_malformed_file_is_an_error_that_names_file_and_key() {
         ),
         (
             "dimensions = 8",
+            "dimensions = 8\nmatryoshka = { min = 4, max = 16 }",
+            "matryoshka",
+        ),
+        (
+            "dimensions = 8",
+            "dimensions = 8\nmatryoshka = { min = 0, max = 8 }",
+            "matryoshka",
+        ),
+        (
+            "dimensions = 8",
             "dimensions = 8\naliases = [\"Mine\"]",
             "aliases",
         ),
@@ -254,6 +264,8 @@ fn a_users_folder_must_be_in_order() {
 mod completing {
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::matryoshka::Matryoshka;
+    use crate::model::LoadOptions;
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -286,5 +298,58 @@ mod completing {
         ]);
         let checkpoint = Checkpoint::open(telling.path()).unwrap();
         assert_eq!(entry.unsaid(&checkpoint), (None, None));
+    }
+
+    #[test]
+    fn an_entry_says_what_a_language_model_is_for() {
+        let Some(runtime) = crate::given::tests::runtime() else {
+            return;
+        };
+        let catalog = Catalog::compiled().unwrap();
+        let entry = |name: &str| {
+            let mut entries = catalog.entries.iter();
+            entries.find(|entry| entry.answers_to(name)).unwrap()
+        };
+        let silent = folder(&[("config.json", "{}")]);
+        let complete = |name: &str, dir: &Path| {
+            let options = LoadOptions::new(runtime.clone());
+            entry(name).complete(dir, options).unwrap()
+        };
+        let options = complete("Qwen3-Reranker-0.6B", silent.path());
+        assert_eq!(
+            (options.task, options.cutoff_layer),
+            (Some(Task::Rerank), None)
+        );
+        let options = complete("bge-reranker-v2-minicpm-layerwise", silent.path());
+        assert_eq!(options.cutoff_layer, Some(28));
+        for (name, longest) in [
+            ("Qwen3-Embedding-0.6B", 1024),
+            ("Qwen3-Embedding-4B", 2560),
+            ("Qwen3-Embedding-8B", 4096),
+        ] {
+            let options = complete(name, silent.path());
+            assert_eq!(options.task, Some(Task::Embed));
+            let lengths = options.matryoshka.unwrap();
+            assert_eq!(
+                lengths,
+                Matryoshka::Range {
+                    min: 32,
+                    max: longest
+                }
+            );
+        }
+        // The operator's word goes first, and so does what config.json lists.
+        let operator = LoadOptions {
+            cutoff_layer: Some(12),
+            ..LoadOptions::new(runtime.clone())
+        };
+        let layerwise = entry("bge-reranker-v2-minicpm-layerwise");
+        let options = layerwise.complete(silent.path(), operator).unwrap();
+        assert_eq!(options.cutoff_layer, Some(12));
+        let listing = folder(&[("config.json", r#"{"matryoshka_dimensions": [64]}"#)]);
+        assert_eq!(
+            complete("Qwen3-Embedding-4B", listing.path()).matryoshka,
+            None
+        );
     }
 }

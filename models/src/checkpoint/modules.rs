@@ -21,8 +21,19 @@ pub struct Modules {
     pub dense: Vec<DenseModule>,
     /// Whether the logits of a masked language model become a sparse vector (SPLADE).
     pub splade: bool,
+    /// The answers of a language model that are compared (a reranker).
+    pub answer: Option<AnswerTokens>,
     /// Whether the pooled vector is to be scaled to length 1.
     pub normalize: bool,
+}
+
+/// The answers that a reranker compares by their logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerTokens {
+    /// The token of a document that answers the query.
+    pub yes: u32,
+    /// The token of one that does not; `None` when the other's logit is the score.
+    pub no: Option<u32>,
 }
 
 /// A linear layer that follows the transformer.
@@ -51,6 +62,7 @@ const DENSE_ACTIVATIONS: [(&str, Option<Activation>); 6] = [
 enum Gives {
     TokenVectors,
     Logits,
+    NextToken,
 }
 
 /// The flags of the old layout, in the order sentence-transformers joins them.
@@ -101,6 +113,10 @@ impl Modules {
                     check_splade(&inside(dir, &path, folder)?.join("config.json"))?;
                     found.splade = true;
                 }
+                "LogitScore" if found == Self::default() && gives == Gives::NextToken && last => {
+                    let folder = inside(dir, &path, folder)?;
+                    found.answer = Some(read_answer(&folder.join("config.json"))?);
+                }
                 "Dense" if found.static_embedding.is_none() && gives == Gives::TokenVectors => {
                     let module = read_dense(inside(dir, &path, folder)?, folder)?;
                     found.dense.push(module);
@@ -112,7 +128,8 @@ impl Modules {
                         "`{}`: module `{index}` is `{class}` in `{folder}`, which is not \
                          implemented there (known: `Transformer` in the checkpoint itself, then \
                          `Pooling`, then `Dense`, then `Normalize`; `MLMTransformer`, then \
-                         `SpladePooling`; or `StaticEmbedding`, then `Normalize`)",
+                         `SpladePooling`; `Transformer` for text generation, then `LogitScore`; \
+                         or `StaticEmbedding`, then `Normalize`)",
                         path.display()
                     )));
                 }
@@ -151,6 +168,21 @@ fn read_dense(folder: PathBuf, name: &str) -> Result<DenseModule> {
     })
 }
 
+/// Reads `config.json` of a `LogitScore` module.
+fn read_answer(path: &Path) -> Result<AnswerTokens> {
+    let config = json::read(path)?;
+    let token = |key: &str| {
+        let id = config[key].as_u64().and_then(|id| u32::try_from(id).ok());
+        let message = || format!("`{key}` is `{}`, not a token id", config[key]);
+        id.ok_or_else(|| Error::checkpoint(path, message()))
+    };
+    let no = "false_token_id";
+    Ok(AnswerTokens {
+        yes: token("true_token_id")?,
+        no: (!config[no].is_null()).then(|| token(no)).transpose()?,
+    })
+}
+
 /// Refuses a `SpladePooling` that computes something else than the maximum of `log(1 + relu(x))`.
 fn check_splade(path: &Path) -> Result<()> {
     let config = json::read(path)?;
@@ -180,14 +212,16 @@ fn transformer(dir: &Path) -> Result<Gives> {
     let gives = match config["transformer_task"].as_str() {
         None | Some("feature-extraction") => Gives::TokenVectors,
         Some("sequence-classification" | "fill-mask") => Gives::Logits,
+        Some("text-generation") => Gives::NextToken,
         Some(_) => {
-            let known = "`feature-extraction`, `sequence-classification` or `fill-mask`";
+            let known = "`feature-extraction`, `sequence-classification`, `fill-mask` or \
+                         `text-generation`";
             return refuse("transformer_task", &config["transformer_task"], known);
         }
     };
     let expected = match gives {
         Gives::TokenVectors => "last_hidden_state",
-        Gives::Logits => "logits",
+        Gives::Logits | Gives::NextToken => "logits",
     };
     match &config["modality_config"]["text"]["method_output_name"] {
         Value::Null => {}

@@ -160,7 +160,7 @@ pub(super) fn choose(
 ) -> Result<GivenOutputs> {
     let seen = Seen::new(run, shape);
     let mut found = GivenOutputs::default();
-    if plan.score {
+    if plan.score.is_some() {
         found.scores = seen.logits();
         if found.scores.is_none() {
             return seen.refuse("is of a classifier but has no output `logits` per sequence");

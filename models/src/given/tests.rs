@@ -274,9 +274,8 @@ fn positions_are_those_of_the_family() {
         {"type": "WordLevel", "vocab": {"<s>": 0, "<pad>": 1, "</s>": 2}, "unk_token": "<s>"}}"#;
     fs::write(dir.path().join("tokenizer.json"), tokenizer).unwrap();
     let options = crate::LoadOptions {
-        runtime,
-        max_tokens: None,
         pooling: Some(Pooling::LastToken),
+        ..crate::LoadOptions::new(runtime)
     };
     let file = dir.path().join("model.onnx");
     for (model_type, limit, expected) in [("roberta", 6, 5.0), ("bert", 8, 4.0)] {

@@ -8,7 +8,7 @@ use super::rotary::Angles;
 use super::{BuiltGraph, Dim, ElementType, Graph, Value};
 use crate::architectures::{
     Architecture, Bias, Distance, FeedForward, Halves, Layout, Linear, Mask, NormKind, NormOrder,
-    Positions, QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
+    QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
 };
 use crate::checkpoint::{Config, Weights};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::heads::plan::HeadPlan;
 const NORM_NAMES: [[&str; 2]; 2] = [[".weight", ".bias"], [".gamma", ".beta"]];
 
 /// Axis of all tokens of a batch.
-const TOKENS: Dim = Dim::Named("tokens");
+pub(super) const TOKENS: Dim = Dim::Named("tokens");
 /// Axis of the places where sequences begin and end.
 const OFFSETS: Dim = Dim::Named("offsets");
 
@@ -58,22 +58,22 @@ pub(super) struct Blocks<'a> {
     pub(super) graph: Graph<'a>,
     pub(super) architecture: &'a Architecture,
     pub(super) sizes: &'a Sizes,
-    layout: &'a Layout,
+    pub(super) layout: &'a Layout,
     pub(super) prefix: &'static str,
     pub(super) inputs: Inputs,
     // What all layers of a kind share is computed once per run.
-    angles: Vec<(&'a Rotary, Angles)>,
+    pub(super) angles: Vec<(&'a Rotary, Angles)>,
     distances: Distances,
     // Which adapter each token has; `None` without any.
-    adapters: Option<AdapterMask>,
+    pub(super) adapters: Option<AdapterMask>,
 }
 
 /// What a run is given, apart from the tokens.
 pub(super) struct Inputs {
     /// `[tokens]`
-    input_ids: Value,
+    pub(super) input_ids: Value,
     /// `[tokens]`
-    position_ids: Value,
+    pub(super) position_ids: Value,
     /// `[sequences + 1]`
     pub(super) cu_seqlens: Value,
 }
@@ -89,10 +89,10 @@ struct Distances {
 
 /// Rows of a tensor: all of them, or those of one of the layers that are stored in it.
 #[derive(Clone, Copy)]
-struct Part {
-    first: usize,
-    end: usize,
-    all: usize,
+pub(super) struct Part {
+    pub(super) first: usize,
+    pub(super) end: usize,
+    pub(super) all: usize,
 }
 
 impl Part {
@@ -145,46 +145,6 @@ impl<'a> Blocks<'a> {
             Some(name) => self.norm("", name, &hidden),
             None => Ok(hidden),
         }
-    }
-
-    /// `[tokens, hidden]`
-    fn embeddings(&mut self) -> Result<Value> {
-        let (layout, sizes) = (self.layout, self.sizes);
-        let ids = self.inputs.input_ids.clone();
-        let words = self.word_embeddings()?;
-        let name = format!("{}{}", self.prefix, layout.word_embeddings);
-        let mut sum = self.rows_of_table(&name, &words, &ids)?;
-        if let Some(scale) = sizes.embedding_scale {
-            sum = self.graph.scale(&sum, scale);
-        }
-        if let Positions::Absolute { .. } = self.architecture.positions {
-            let ids = self.inputs.position_ids.clone();
-            let positions = self.lookup(layout.position_embeddings, sizes.positions, &ids)?;
-            sum = self.graph.add(&sum, &positions)?;
-        }
-        if let Some(types) = sizes.token_types {
-            let ids = self
-                .graph
-                .input("token_type_ids", ElementType::I64, &[TOKENS]);
-            let types = self.lookup(layout.token_type_embeddings, types, &ids)?;
-            sum = self.graph.add(&sum, &types)?;
-        }
-        match layout.embeddings_norm {
-            Some(name) => self.norm("", name, &sum),
-            None => Ok(sum),
-        }
-    }
-
-    /// `[vocabulary, hidden]`, without the rows that only fill a table up.
-    pub(super) fn word_embeddings(&mut self) -> Result<Value> {
-        let sizes = self.sizes;
-        let name = format!("{}{}", self.prefix, self.layout.word_embeddings);
-        let filled = [sizes.stored_vocabulary, sizes.hidden];
-        let mut rows = Part::whole(sizes.vocabulary);
-        if self.graph.weight_shape(&name)? == filled {
-            rows.all = sizes.stored_vocabulary;
-        }
-        self.rows(&name, &[rows.all, sizes.hidden], rows)
     }
 
     fn distances(&mut self) -> Result<Distances> {
@@ -390,7 +350,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// The names of what adapters add to a matrix.
-    fn factors(&self, matrix: &str) -> Result<[String; 2]> {
+    pub(super) fn factors(&self, matrix: &str) -> Result<[String; 2]> {
         Layout::factors(matrix).ok_or_else(|| {
             Error::Unsupported(format!(
                 "config.json names task adapters, but `{matrix}` is stored without any"
@@ -398,7 +358,7 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    fn rows(&mut self, name: &str, shape: &[usize], part: Part) -> Result<Value> {
+    pub(super) fn rows(&mut self, name: &str, shape: &[usize], part: Part) -> Result<Value> {
         let rows = part.first..part.end;
         if rows.len() == part.all {
             self.graph.weight(name, shape)
@@ -408,7 +368,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// `[tokens, width]` → the same
-    fn norm(&mut self, layer: &str, name: &str, x: &Value) -> Result<Value> {
+    pub(super) fn norm(&mut self, layer: &str, name: &str, x: &Value) -> Result<Value> {
         let name = format!("{}{layer}{name}", self.prefix);
         self.norm_named(&name, x)
     }
@@ -438,31 +398,6 @@ impl<'a> Blocks<'a> {
         let rows = self.graph.rows_of(x, heads, self.sizes.head_dim);
         let normed = self.norm(layer, name, &rows)?;
         Ok(self.graph.rows_of(&normed, TOKENS, width))
-    }
-
-    /// `[tokens]` → `[tokens, hidden]`
-    fn lookup(&mut self, name: &str, rows: usize, ids: &Value) -> Result<Value> {
-        let name = format!("{}{name}", self.prefix);
-        let table = self.graph.weight(&name, &[rows, self.sizes.hidden])?;
-        self.rows_of_table(&name, &table, ids)
-    }
-
-    /// `[rows, hidden]`, `[tokens]` → `[tokens, hidden]`
-    fn rows_of_table(&mut self, name: &str, table: &Value, ids: &Value) -> Result<Value> {
-        let found = self.graph.gather(table, ids)?;
-        let Some(mask) = self.adapters.clone() else {
-            return Ok(found);
-        };
-        // Of a table the first factor has the rows, of a linear layer the second.
-        let [first, second] = self.factors(name)?;
-        let stored = self.graph.weight_shape(name)?;
-        let rows = stored.first().copied().unwrap_or_default();
-        let shape = [mask.adapters, rows, mask.rank];
-        let first = self.graph.weight_stacked(&first, shape)?;
-        let shape = [mask.adapters, mask.rank, self.sizes.hidden];
-        let second = self.graph.weight_stacked(&second, shape)?;
-        let added = self.graph.adapted_rows([&first, &second], ids, &mask)?;
-        self.graph.add(&found, &added)
     }
 }
 

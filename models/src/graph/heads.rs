@@ -55,15 +55,19 @@ impl Blocks<'_> {
             let weights = self.vocabulary_weights(language_model, [hidden, sequences], config)?;
             self.graph.output(output::VOCABULARY, &weights);
         }
-        if plan.score {
-            let scores = self.scores([hidden, sequences], config)?;
+        if let Some(score) = &plan.score {
+            let scores = self.judgement(score, [hidden, sequences], config)?;
             self.graph.output(output::SCORES, &scores);
         }
         Ok(())
     }
 
     /// The classifier of the family: `[tokens, hidden]` → `[sequences, labels]`
-    fn scores(&mut self, [hidden, cu_seqlens]: [&Value; 2], config: &Config) -> Result<Value> {
+    pub(super) fn scores(
+        &mut self,
+        [hidden, cu_seqlens]: [&Value; 2],
+        config: &Config,
+    ) -> Result<Value> {
         let classifier = self
             .architecture
             .classifier

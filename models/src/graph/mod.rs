@@ -4,7 +4,9 @@
 mod adapters;
 pub mod blocks;
 mod constant;
+mod embeddings;
 pub(crate) mod heads;
+mod judgement;
 pub mod onnx;
 pub mod ops;
 mod rotary;

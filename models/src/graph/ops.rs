@@ -108,6 +108,14 @@ impl Graph<'_> {
         Ok(self.onnx("Mul", &[left, right], &[], left.shape()))
     }
 
+    /// The difference of two tensors of one shape.
+    pub fn subtract(&mut self, left: &Value, right: &Value) -> Result<Value> {
+        if left.shape() != right.shape() {
+            return Err(mismatch("Sub", &[left, right]));
+        }
+        Ok(self.onnx("Sub", &[left, right], &[], left.shape()))
+    }
+
     /// A tensor times a number.
     pub fn scale(&mut self, x: &Value, factor: f32) -> Value {
         let factor = self.scalar(factor);

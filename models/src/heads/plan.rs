@@ -5,6 +5,7 @@ use std::path::Path;
 use retort_kernels::Pooling;
 use serde_json::Value;
 
+use super::judgement::ScorePlan;
 use super::{Head, Heads};
 use crate::architectures::Architecture;
 use crate::checkpoint::modules::DenseModule;
@@ -31,8 +32,8 @@ pub(crate) struct HeadPlan {
     pub(crate) sparse: Option<SparsePlan>,
     /// One vector per token.
     pub(crate) multi_vector: Option<MultiVectorPlan>,
-    /// Whether there is a classifier.
-    pub(crate) score: bool,
+    /// One number per label.
+    pub(crate) score: Option<ScorePlan>,
 }
 
 /// How the vector of a sequence is made.
@@ -80,7 +81,7 @@ impl HeadPlan {
         }
         let plan = Self::read_given(checkpoint, pooling, weights)?;
         let token_vectors_only = plan.sparse.is_none() && plan.multi_vector.is_some();
-        let finished = plan.score || plan.sparse == Some(SparsePlan::Vocabulary);
+        let finished = plan.score.is_some() || plan.sparse == Some(SparsePlan::Vocabulary);
         if plan.dense.is_some() || token_vectors_only || finished {
             return Ok(plan);
         }
@@ -122,7 +123,7 @@ impl HeadPlan {
             }
             if checkpoint.classifier().is_some() {
                 return Ok(Self {
-                    score: true,
+                    score: Some(ScorePlan::Classifier),
                     ..Self::default()
                 });
             }
@@ -148,8 +149,41 @@ impl HeadPlan {
                 pooling,
                 layers: modules.dense.clone(),
             }),
-            score: false,
+            score: None,
         })
+    }
+
+    /// The heads of a checkpoint that a graph is built for: the scores of a decoder, where it gives
+    /// them, else what `read` finds.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub(crate) fn of_built(
+        score: Option<ScorePlan>,
+        checkpoint: &Checkpoint,
+        pooling: Option<Pooling>,
+        weights: &mut Weights,
+    ) -> Result<Self> {
+        match score {
+            Some(score) => Ok(Self::of_score(score)),
+            None => Self::read(checkpoint, pooling, weights),
+        }
+    }
+
+    /// Nothing but scores.
+    pub(crate) fn of_score(score: ScorePlan) -> Self {
+        Self {
+            score: Some(score),
+            ..Self::default()
+        }
+    }
+
+    /// The layers that are needed, where those are not all.
+    pub(crate) fn cutoff_layer(&self) -> Option<usize> {
+        match self.score {
+            Some(ScorePlan::LayerHead { layers, .. }) => Some(layers),
+            _ => None,
+        }
     }
 
     /// The set of them.
@@ -159,7 +193,7 @@ impl HeadPlan {
             there(self.dense.is_some(), Head::Dense),
             there(self.sparse.is_some(), Head::Sparse),
             there(self.multi_vector.is_some(), Head::MultiVector),
-            there(self.score, Head::Score),
+            there(self.score.is_some(), Head::Score),
         ]
         .into_iter()
         .flatten()
@@ -174,7 +208,7 @@ impl HeadPlan {
                 "{what} of the architecture `{name}` are not implemented"
             )))
         };
-        if self.score && architecture.classifier.is_none() {
+        if self.score == Some(ScorePlan::Classifier) && architecture.classifier.is_none() {
             return lacks("classifiers");
         }
         let vocabulary = self.sparse == Some(SparsePlan::Vocabulary);

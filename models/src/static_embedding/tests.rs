@@ -316,11 +316,7 @@ fn a_model_is_chosen_by_its_files() {
     let Some(runtime) = crate::given::tests::runtime() else {
         return;
     };
-    let options = LoadOptions {
-        runtime,
-        max_tokens: None,
-        pooling: None,
-    };
+    let options = LoadOptions::new(runtime);
     let model = EncoderModel::load(&golden("int8"), &options).unwrap();
     let info = model.info();
     assert_eq!(info.source, GraphSource::Absent);

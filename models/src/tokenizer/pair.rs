@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// How far a pair may reach and what gives way: the document, and of the query only what is beyond
 /// its share. This is `only_second` of transformers after the query was cut to its share, as
 /// FlagEmbedding does for its rerankers, except that a query keeps more than its share where the
-/// document leaves room for it.
+/// document leaves room for it and `query_limit_tokens` allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairTruncation {
     /// The most tokens a pair may have, special tokens and template included.
@@ -19,6 +19,8 @@ pub struct PairTruncation {
     pub side: TruncationSide,
     /// So many tokens of the query stay, however long the document is.
     pub query_max_tokens: usize,
+    /// No more tokens of the query stay, however short the document is.
+    pub query_limit_tokens: usize,
     /// No more tokens of the document stay, however short the query is.
     pub document_max_tokens: usize,
 }
@@ -30,6 +32,7 @@ impl PairTruncation {
             max_tokens,
             side,
             query_max_tokens: max_tokens - max_tokens.div_ceil(4),
+            query_limit_tokens: usize::MAX,
             document_max_tokens: usize::MAX,
         }
     }
@@ -139,7 +142,9 @@ impl PreparedQuery {
         let document_least = (self.form.document_label.tokens() + 1).min(wanted);
         let share = self.truncation.query_max_tokens.max(labels);
         let share = share.min(room.saturating_sub(document_least)).max(labels);
-        let query = query_total.min(share.max(room.saturating_sub(wanted)));
+        let most = self.truncation.query_limit_tokens.max(labels);
+        let query = share.max(room.saturating_sub(wanted)).min(most);
+        let query = query_total.min(query);
         Split {
             query,
             query_total,

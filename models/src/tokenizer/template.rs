@@ -1,9 +1,10 @@
 //! The forms in which a query and a document become one input: that of the tokenizer's own
 //! post-processor, or a template that a reranker of the decoder kind was trained with.
 
-use super::Tokenizer;
 use super::frame::Frame;
+use super::pair::PairTruncation;
 use super::scan::Prompt;
+use super::{Tokenizer, TruncationSide};
 use crate::error::{Error, Result};
 
 /// One part of a template.
@@ -30,6 +31,19 @@ pub struct PairTemplate {
     pub spans: &'static [&'static [Part]],
     /// The instruction where the caller gives none.
     pub instruction: &'static str,
+    /// What a limit on the length of pairs counts.
+    pub limit: TemplateLimit,
+}
+
+/// What a limit on the length of pairs counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemplateLimit {
+    /// Every token.
+    Whole,
+    /// What FlagEmbedding's `max_length` counts for its decoder rerankers: it leaves out what
+    /// follows the document, and once more as many tokens. Each text has a limit of its own, too:
+    /// three quarters of it for a query, all of it for a document.
+    FlagEmbedding,
 }
 
 /// Qwen3-Reranker, as its model card writes it. There the middle is one text; parting it before
@@ -55,10 +69,11 @@ pub const QWEN3_RERANKER: PairTemplate = PairTemplate {
         )],
     ],
     instruction: "Given a web search query, retrieve relevant passages that answer the query",
+    limit: TemplateLimit::Whole,
 };
 
 /// The decoder rerankers of BGE (bge-reranker-v2-gemma and -minicpm-layerwise), as FlagEmbedding
-/// writes them. Its `max_length` counts neither the line breaks nor the instruction.
+/// writes them.
 pub const BGE_DECODER_RERANKER: PairTemplate = PairTemplate {
     spans: &[
         &[Part::Token("<s>")],
@@ -69,6 +84,7 @@ pub const BGE_DECODER_RERANKER: PairTemplate = PairTemplate {
         &[Part::Instruction],
     ],
     instruction: BGE_INSTRUCTION,
+    limit: TemplateLimit::FlagEmbedding,
 };
 
 /// As `BGE_DECODER_RERANKER`, with the name that Gemma has for its first token.
@@ -82,6 +98,7 @@ pub const BGE_GEMMA_RERANKER: PairTemplate = PairTemplate {
         &[Part::Instruction],
     ],
     instruction: BGE_INSTRUCTION,
+    limit: TemplateLimit::FlagEmbedding,
 };
 
 const BGE_QUERY: &[Part] = &[Part::Text("A: "), Part::Query];
@@ -98,9 +115,31 @@ pub struct PairForm {
     pub(super) query_label: Prompt,
     pub(super) query_tail: Prompt,
     pub(super) document_label: Prompt,
+    // Tokens that a limit of the caller does not count; `None` where it counts all.
+    pub(super) uncounted: Option<usize>,
 }
 
 impl PairForm {
+    /// How far a pair may reach and what gives way, as the reference implementation of the form has
+    /// it. `limit` is the caller's, `longest` what the model takes, both in tokens.
+    pub fn truncation(
+        &self,
+        (limit, longest): (Option<usize>, usize),
+        side: TruncationSide,
+    ) -> PairTruncation {
+        let Some(uncounted) = self.uncounted else {
+            return PairTruncation::new(limit.unwrap_or(longest).min(longest), side);
+        };
+        let limit = limit.unwrap_or(longest.saturating_sub(uncounted));
+        let shares = PairTruncation::new(limit, side);
+        PairTruncation {
+            max_tokens: limit.saturating_add(uncounted).min(longest),
+            query_limit_tokens: shares.query_max_tokens,
+            document_max_tokens: limit,
+            ..shares
+        }
+    }
+
     /// Tokens in the span of the query that are not the query's.
     pub(super) fn query_labels(&self) -> usize {
         self.query_label.tokens() + self.query_tail.tokens()
@@ -141,6 +180,7 @@ impl Tokenizer {
     ) -> Result<PairForm> {
         let instruction = instruction.unwrap_or(template.instruction);
         let mut form = PairForm::default();
+        let mut after_document = 0;
         for span in template.spans {
             let place = span
                 .iter()
@@ -148,6 +188,7 @@ impl Tokenizer {
             let Some(place) = place else {
                 let ids = self.span_ids(span, instruction)?;
                 form.frame.push_tokens(&ids);
+                after_document += ids.len();
                 continue;
             };
             let before = self.prepare_prompt(&glued(&span[..place], instruction)?)?;
@@ -161,12 +202,32 @@ impl Tokenizer {
                 }
                 form.frame.push_second();
                 form.document_label = before;
+                after_document = 0;
             }
         }
+        form.uncounted = match template.limit {
+            TemplateLimit::Whole => None,
+            TemplateLimit::FlagEmbedding => Some(2 * after_document),
+        };
         if form.frame.is_pair() {
             Ok(form)
         } else {
             Err(misplaced())
+        }
+    }
+
+    /// The id of a word that is one token where it begins a text.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when it is more than one.
+    pub(crate) fn word_id(&self, word: &str) -> Result<u32> {
+        match self.prepare_prompt(word)?.ids[..] {
+            [id] => Ok(id),
+            ref ids => Err(Error::Unsupported(format!(
+                "the score is the logit of `{word}`, which is `{}` tokens to this tokenizer \
+                 and not one",
+                ids.len()
+            ))),
         }
     }
 

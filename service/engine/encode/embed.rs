@@ -290,18 +290,18 @@ impl Pipeline {
             ));
         }
         let trained = &self.info.matryoshka;
-        if wanted == own || trained.contains(&wanted) || self.untrained_dimensions.allowed() {
+        if wanted == own || trained.allows(wanted) || self.untrained_dimensions.allowed() {
             return Ok(Some(wanted));
         }
-        let lengths: Vec<String> = std::iter::once(own)
-            .chain(trained.iter().copied().filter(|&length| length != own))
-            .map(|length| length.to_string())
-            .collect();
+        let lengths = if trained.is_empty() {
+            own.to_string()
+        } else {
+            format!("{own}, and {trained}")
+        };
         refuse(format!(
             "`dimensions` is {wanted}, a length that model `{}` was not trained for; it has {} \
              (`allow_untrained_dimensions` permits others)",
-            self.name,
-            lengths.join(", ")
+            self.name, lengths
         ))
     }
 }

@@ -3,9 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use retort_models::{
-    Chunking, Encoding, Head, Heads, PairForm, PairTruncation, Truncation, TruncationSide,
-};
+use retort_models::{Chunking, Encoding, Head, Heads, PairForm, Truncation, TruncationSide};
 
 use super::{
     Pipeline, Reply, conditioning,
@@ -91,10 +89,6 @@ impl Pipeline {
     /// template has a place for.
     fn pair_plan(&self, options: &ScoreOptions, pairs: Pairs) -> Result<(PairPlan, Pairs)> {
         let limit = tokenize::truncation(options.truncate, self.info.max_tokens)?;
-        let mut truncation = PairTruncation::new(limit.max_tokens, limit.side);
-        if let Some(most) = options.document_max_tokens {
-            truncation.document_max_tokens = most;
-        }
         let (overlap, max_chunks) = match options.long {
             LongDocument::Cut => (None, None),
             LongDocument::Chunk {
@@ -106,17 +100,17 @@ impl Pipeline {
             }
         };
         let instruction = options.instruction.as_deref();
-        let (form, pairs) = match (self.info.pair_template, instruction) {
-            (Some(template), instruction) => {
-                let form = self.tokenizer.template_form(template, instruction);
-                (form, pairs)
-            }
-            (None, None | Some("")) => (self.tokenizer.pair_form(), pairs),
-            (None, Some(instruction)) => {
-                (self.tokenizer.pair_form(), instructed(instruction, pairs))
-            }
+        let (instruction, pairs) = match instruction.filter(|text| !text.is_empty()) {
+            Some(text) if !self.info.takes_instruction() => (None, instructed(text, pairs)),
+            instruction => (instruction, pairs),
         };
+        let form = self.info.pair_form(&self.tokenizer, instruction);
         let form: PairForm = form.map_err(|error| Error::invalid("model", error.to_string()))?;
+        let wanted = options.truncate.max_tokens;
+        let mut truncation = self.info.pair_truncation(&form, wanted, limit.side);
+        if let Some(most) = options.document_max_tokens {
+            truncation.document_max_tokens = truncation.document_max_tokens.min(most);
+        }
         let plan = PairPlan {
             tokenizer: self.tokenizer.clone(),
             form,

@@ -132,11 +132,7 @@ fn load_changed(
     targets: &[&str],
     mut change: impl FnMut(&mut Dice, Vec<u8>) -> Vec<u8>,
 ) -> Seen {
-    let options = LoadOptions {
-        runtime: runtime.clone(),
-        max_tokens: None,
-        pooling: None,
-    };
+    let options = LoadOptions::new(runtime.clone());
     let dir = tempfile::tempdir().unwrap();
     let files = files(name);
     for (path, bytes) in &files {

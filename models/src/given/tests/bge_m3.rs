@@ -105,9 +105,8 @@ fn the_official_export_gives_all_three_heads() {
     };
     let load = |pooling| {
         let options = LoadOptions {
-            runtime: runtime.clone(),
-            max_tokens: None,
             pooling,
+            ..LoadOptions::new(runtime.clone())
         };
         EncoderModel::load(dir.path(), &options).unwrap()
     };

@@ -31,9 +31,8 @@ fn copy(name: &str) -> tempfile::TempDir {
 
 fn load(dir: &Path, runtime: &Runtime, pooling: Option<Pooling>) -> Result<EncoderModel> {
     let options = LoadOptions {
-        runtime: runtime.clone(),
-        max_tokens: None,
         pooling,
+        ..LoadOptions::new(runtime.clone())
     };
     EncoderModel::load(dir, &options)
 }

@@ -1,4 +1,6 @@
-use super::super::template::{BGE_DECODER_RERANKER, PairTemplate, Part, QWEN3_RERANKER};
+use super::super::template::{
+    BGE_DECODER_RERANKER, PairTemplate, Part, QWEN3_RERANKER, TemplateLimit,
+};
 use super::super::tests::{GOLDEN_PAIRS, golden_pairs, ids, tiny};
 use super::*;
 
@@ -48,14 +50,11 @@ fn templates_are_filled_as_the_references_do() {
 fn check_template(tokenizer: &Tokenizer, template: &PairTemplate, cases: &serde_json::Value) {
     for case in cases.as_array().unwrap() {
         let limit = case["max_length"].as_u64().unwrap() as usize;
-        let uncounted = case["uncounted"].as_u64().unwrap_or(0) as usize;
-        let truncation = PairTruncation {
-            max_tokens: limit + uncounted,
-            document_max_tokens: limit,
-            ..PairTruncation::new(limit, TruncationSide::End)
-        };
         let instruction = case["instruction"].as_str();
         let form = tokenizer.template_form(template, instruction).unwrap();
+        let truncation = form.truncation((Some(limit), usize::MAX), TruncationSide::End);
+        let uncounted = case["uncounted"].as_u64().unwrap_or(0) as usize;
+        assert_eq!(truncation.max_tokens, limit + uncounted);
         let [query, document] = ["query", "document"].map(|key| case[key].as_str().unwrap());
         let query = tokenizer.prepare_query(&form, query, truncation).unwrap();
         let found = tokenizer.encode_pair(&query, document).unwrap();
@@ -134,6 +133,7 @@ fn a_template_keeps_its_labels() {
             &[Part::Instruction],
         ],
         instruction: "search",
+        limit: TemplateLimit::Whole,
     };
     let tokenizer = tiny();
     let ids = |text: &str| tokenizer.prepare_prompt(text).unwrap().ids;
@@ -169,6 +169,7 @@ fn a_template_keeps_its_labels() {
             &[Part::Document],
         ],
         instruction: "",
+        limit: TemplateLimit::Whole,
     };
     let error = tokenizer.template_form(&missing, None).unwrap_err();
     assert!(error.to_string().contains("`<nobody>`"), "{error}");
@@ -180,6 +181,7 @@ fn a_template_keeps_its_labels() {
         let template = PairTemplate {
             spans,
             instruction: "",
+            limit: TemplateLimit::Whole,
         };
         assert!(tokenizer.template_form(&template, None).is_err());
     }
