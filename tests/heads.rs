@@ -116,8 +116,10 @@ fn check_info(info: &EncoderInfo, golden: &Value, name: &str) {
     }
     if heads.contains(Head::Score) {
         assert_eq!(info.labels, golden["labels"], "{name}");
+        let names = golden["id2label"].as_object();
         for (index, label) in info.label_names.iter().enumerate() {
-            assert_eq!(*label, golden["id2label"][index.to_string()], "{name}");
+            let known = names.and_then(|names| names.get(&index.to_string()));
+            assert!(known.is_none_or(|known| known == label), "{name}: {label}");
         }
     }
 }
