@@ -27,19 +27,45 @@ const GIBIBYTE: f64 = (1 << 30) as f64;
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Embedder,
+    /// An embedder with bge-m3's further heads.
+    ThreeHeads,
     Reranker,
 }
 
-/// Both have the shape of XLM-RoBERTa large with 8,192 positions.
-const MODELS: [(&str, Kind); 2] = [
-    ("bge-m3", Kind::Embedder),
-    ("bge-reranker-v2-m3", Kind::Reranker),
-];
-const LAYERS: usize = 24;
-const HIDDEN: usize = 1024;
-const INTERMEDIATE: usize = 4096;
-const VOCABULARY: usize = 250_002;
-const POSITIONS: usize = 8194;
+/// The sizes of an XLM-RoBERTa.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    kind: Kind,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    vocabulary: usize,
+    positions: usize,
+}
+
+/// XLM-RoBERTa large with 8,192 positions and three heads, as bge-m3 is.
+pub const LARGE: Shape = Shape {
+    kind: Kind::ThreeHeads,
+    layers: 24,
+    hidden: 1024,
+    heads: 16,
+    vocabulary: 250_002,
+    positions: 8194,
+};
+/// The layers and the vocabulary of BERT's base model.
+pub const BASE: Shape = Shape {
+    kind: Kind::Embedder,
+    layers: 12,
+    hidden: 768,
+    heads: 12,
+    vocabulary: 30_522,
+    positions: 8194,
+};
+const RERANKER: Shape = Shape {
+    kind: Kind::Reranker,
+    ..LARGE
+};
+const MODELS: [(&str, Shape); 2] = [("bge-m3", LARGE), ("bge-reranker-v2-m3", RERANKER)];
 
 /// Makes the checkpoints that are missing and runs every case.
 pub fn run(subject: &Subject, _: &mut Targets) -> Outcome {
@@ -56,8 +82,8 @@ pub fn run(subject: &Subject, _: &mut Targets) -> Outcome {
             "tokens/s",
         ],
     );
-    for (name, kind) in MODELS {
-        let folder = checkpoint(name, kind)?;
+    for (name, shape) in MODELS {
+        let folder = checkpoint(name, shape)?;
         for length in LENGTHS {
             let case = child(&folder, length, subject.runtime.library())?;
             let number = |key: &str| case[key].as_f64().unwrap_or(f64::NAN);
@@ -138,7 +164,7 @@ pub fn case(arguments: &[String]) -> Outcome {
 }
 
 /// A checkpoint folder with the real layout and random numbers, made once.
-fn checkpoint(name: &str, kind: Kind) -> Outcome<PathBuf> {
+pub fn checkpoint(name: &str, shape: Shape) -> Outcome<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/full-size")
         .join(name);
@@ -148,15 +174,16 @@ fn checkpoint(name: &str, kind: Kind) -> Outcome<PathBuf> {
     }
     println!("making {} …", folder.display());
     fs::create_dir_all(&folder)?;
-    let class = match kind {
-        Kind::Embedder => "XLMRobertaModel",
+    let class = match shape.kind {
+        Kind::Embedder | Kind::ThreeHeads => "XLMRobertaModel",
         Kind::Reranker => "XLMRobertaForSequenceClassification",
     };
     let config = json!({
         "architectures": [class], "model_type": "xlm-roberta", "hidden_act": "gelu",
-        "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 16, "vocab_size": VOCABULARY, "type_vocab_size": 1,
-        "max_position_embeddings": POSITIONS, "pad_token_id": 1, "layer_norm_eps": 1e-5,
+        "hidden_size": shape.hidden, "intermediate_size": 4 * shape.hidden,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "vocab_size": shape.vocabulary, "type_vocab_size": 1,
+        "max_position_embeddings": shape.positions, "pad_token_id": 1, "layer_norm_eps": 1e-5,
     });
     fs::write(folder.join("config.json"), config.to_string())?;
     // Token ids are given to the encoder as they are; the tokenizer only has to load.
@@ -165,56 +192,59 @@ fn checkpoint(name: &str, kind: Kind) -> Outcome<PathBuf> {
         "model": {"type": "WordLevel", "vocab": {"<s>": 0, "<unk>": 1}, "unk_token": "<unk>"},
     });
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string())?;
-    if kind == Kind::Embedder {
+    if shape.kind != Kind::Reranker {
         fs::create_dir_all(folder.join("1_Pooling"))?;
         let pooling = json!({"pooling_mode": Pooling::Cls.name()});
         fs::write(folder.join("1_Pooling/config.json"), pooling.to_string())?;
-        let heads = [("sparse_linear", 1), ("colbert_linear", HIDDEN)];
+    }
+    if shape.kind == Kind::ThreeHeads {
+        let heads = [("sparse_linear", 1), ("colbert_linear", shape.hidden)];
         for (head, width) in heads {
             let tensors = [
-                ("weight".to_owned(), vec![width, HIDDEN]),
+                ("weight".to_owned(), vec![width, shape.hidden]),
                 ("bias".to_owned(), vec![width]),
             ];
             write(&folder.join(format!("{head}.safetensors")), &tensors)?;
         }
     }
-    write(&weights, &tensors(kind))?;
+    write(&weights, &tensors(shape))?;
     Ok(folder)
 }
 
 /// Names and shapes of the tensors, as transformers saves them.
-fn tensors(kind: Kind) -> Vec<(String, Vec<usize>)> {
-    let prefix = match kind {
-        Kind::Embedder => "",
+fn tensors(shape: Shape) -> Vec<(String, Vec<usize>)> {
+    let (hidden, inner) = (shape.hidden, 4 * shape.hidden);
+    let prefix = match shape.kind {
+        Kind::Embedder | Kind::ThreeHeads => "",
         Kind::Reranker => "roberta.",
     };
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: &[usize]| tensors.push((name, shape.to_vec()));
     let table = |name: &str| format!("{prefix}embeddings.{name}_embeddings.weight");
-    add(table("word"), &[VOCABULARY, HIDDEN]);
-    add(table("position"), &[POSITIONS, HIDDEN]);
-    add(table("token_type"), &[1, HIDDEN]);
+    add(table("word"), &[shape.vocabulary, hidden]);
+    add(table("position"), &[shape.positions, hidden]);
+    add(table("token_type"), &[1, hidden]);
     let mut linear = |name: &str, shape: &[usize]| {
         add(format!("{name}.weight"), shape);
         add(format!("{name}.bias"), &shape[..1]);
     };
-    linear(&format!("{prefix}embeddings.LayerNorm"), &[HIDDEN]);
-    for layer in 0..LAYERS {
+    linear(&format!("{prefix}embeddings.LayerNorm"), &[hidden]);
+    for layer in 0..shape.layers {
         let mut part = |name: &str, shape: &[usize]| {
             linear(&format!("{prefix}encoder.layer.{layer}.{name}"), shape);
         };
         for name in ["query", "key", "value"] {
-            part(&format!("attention.self.{name}"), &[HIDDEN, HIDDEN]);
+            part(&format!("attention.self.{name}"), &[hidden, hidden]);
         }
-        part("attention.output.dense", &[HIDDEN, HIDDEN]);
-        part("attention.output.LayerNorm", &[HIDDEN]);
-        part("intermediate.dense", &[INTERMEDIATE, HIDDEN]);
-        part("output.dense", &[HIDDEN, INTERMEDIATE]);
-        part("output.LayerNorm", &[HIDDEN]);
+        part("attention.output.dense", &[hidden, hidden]);
+        part("attention.output.LayerNorm", &[hidden]);
+        part("intermediate.dense", &[inner, hidden]);
+        part("output.dense", &[hidden, inner]);
+        part("output.LayerNorm", &[hidden]);
     }
-    if kind == Kind::Reranker {
-        linear("classifier.dense", &[HIDDEN, HIDDEN]);
-        linear("classifier.out_proj", &[1, HIDDEN]);
+    if shape.kind == Kind::Reranker {
+        linear("classifier.dense", &[hidden, hidden]);
+        linear("classifier.out_proj", &[1, hidden]);
     }
     tensors
 }

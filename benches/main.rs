@@ -6,6 +6,7 @@ mod full_size;
 mod kernels;
 mod matmul;
 mod measure;
+mod memory;
 mod server;
 mod service;
 mod startup;
@@ -64,12 +65,21 @@ const SECTIONS: &[Section] = &[
         always: false,
         run: full_size::run,
     },
+    Section {
+        name: "memory",
+        // It takes 3 GB of disk, as much memory, and minutes.
+        always: false,
+        run: memory::run,
+    },
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [full_size::CASE, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return finish(full_size::case(&arguments[1..]));
+    }
+    if let [memory::CASE, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return finish(memory::case(&arguments[1..]));
     }
     let (flags, names): (Vec<String>, Vec<String>) = std::env::args()
         .skip(1)

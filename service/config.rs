@@ -38,6 +38,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How models run on the processor.
     pub cpu: CpuConfig,
+    /// Bytes that all models together may take; `None` means what the process may use.
+    pub memory_budget_bytes: Option<u64>,
     /// What integers in `input` are.
     pub token_ids: TokenIds,
     /// Whether vectors may be cut to lengths that their model was not trained for.

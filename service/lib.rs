@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod memory;
 pub mod provision;
 pub mod serve;
 pub mod telemetry;

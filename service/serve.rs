@@ -12,12 +12,13 @@ use std::{
 };
 
 use axum::serve::ListenerExt;
-use retort_models::{CatalogError, EncoderModel, LoadOptions, Runtime};
+use retort_models::{CatalogError, EncoderModel, Estimate, LoadOptions, Runtime};
 
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
     config::{Config, ModelEntry, Secret},
     engine::{Engine, EngineLimits, encode::UntrainedDimensions, request::ModelInfo},
+    memory::{self, MemoryBudget},
     provision::{
         self, ModelFiles, ModelRequest, Progress, ProvisionError, RuntimeLibrary, Weights,
     },
@@ -78,14 +79,16 @@ impl Core {
     }
 
     /// Loads the configured models in their order and opens each for requests. A model that is
-    /// not required may fail; it is then listed as failed and the next one is loaded.
+    /// not required may fail; it is then listed as failed and the next one is loaded. One that
+    /// would not fit into memory beside those before it fails before it is loaded.
     ///
     /// # Errors
     /// The first required model that cannot be had or loaded.
     pub fn load(&self, config: &Config, progress: &Progress) -> Result<(), StartError> {
+        let mut budget = MemoryBudget::new(config);
         for entry in &config.models {
             let started = Instant::now();
-            match self.load_one(config, entry, progress) {
+            match self.load_one((config, &mut budget), entry, progress) {
                 Ok(()) => {
                     let seconds = started.elapsed().as_secs_f32();
                     tracing::info!(model = %entry.name, seconds, "model loaded");
@@ -107,7 +110,7 @@ impl Core {
 
     fn load_one(
         &self,
-        config: &Config,
+        (config, budget): (&Config, &mut MemoryBudget),
         entry: &ModelEntry,
         progress: &Progress,
     ) -> Result<(), StartError> {
@@ -117,6 +120,12 @@ impl Core {
             files.origin.to_string(),
             files.revision.clone(),
         );
+        let load = memory::load_of(&engine_limits(config), entry);
+        // Files that cannot be estimated are explained by the attempt to load them.
+        let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
+        if let Some(estimate) = &estimate {
+            budget.check(&entry.name, estimate)?;
+        }
         let model = self.open(&files.dir, entry)?;
         let opened = Opened {
             model: &model,
@@ -124,6 +133,9 @@ impl Core {
         };
         first_load::check(self, config, entry, &opened)?;
         self.engine.serve(&entry.name, &model)?;
+        if let Some(estimate) = &estimate {
+            budget.add(estimate);
+        }
         let info = model.info();
         self.telemetry.model_served(&ModelLabels {
             model: entry.name.clone(),
@@ -282,7 +294,8 @@ pub async fn shutdown_signal() {
     }
 }
 
-fn engine_limits(config: &Config) -> EngineLimits {
+/// Bounds of the engine as configured, with what is chosen for a CPU where nothing is.
+pub(crate) fn engine_limits(config: &Config) -> EngineLimits {
     let threads = config.cpu.threads;
     EngineLimits {
         max_inputs_per_request: config.limits.max_inputs_per_request,

@@ -4,6 +4,7 @@
 mod evaluation;
 mod heads;
 mod http;
+mod memory;
 mod numerics;
 mod official_clients;
 mod operators;

@@ -128,6 +128,10 @@ pub(crate) fn check_heads(given: Heads, wanted: Heads) -> Result<()> {
     )))
 }
 
+/// After a run of more tokens than this its memory is given back. Batches are far smaller; one
+/// long text should not leave a session with hundreds of megabytes that it may never need again.
+const RELEASED_TOKENS: usize = 1024;
+
 /// What a graph that this crate built is run with.
 pub(crate) struct PackedInterface {
     /// What batches must keep to.
@@ -198,7 +202,12 @@ impl PackedEncoder {
             let ids = TensorRef::from_array_view((tokens, &self.adapter_ids[..]))?;
             inputs.push(("adapter_ids".into(), ids.into()));
         }
-        heads.read(batch, &self.session.run(inputs)?)
+        let results = if batch.tokens() > RELEASED_TOKENS {
+            self.session.run_and_release(inputs)?
+        } else {
+            self.session.run(inputs)?
+        };
+        heads.read(batch, &results)
     }
 }
 

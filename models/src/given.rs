@@ -33,6 +33,9 @@ use outputs::{GivenOutputs, Used};
 
 /// Where a checkpoint keeps a finished graph.
 const FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+/// Beyond about this many tokens a larger run is no faster on CPU, and only takes more memory.
+pub(crate) const TOKENS_PER_RUN: usize = 512;
+
 /// An `.onnx` file that can be opened any number of times.
 pub(crate) struct GivenModel {
     runtime: Runtime,
@@ -149,17 +152,23 @@ pub(crate) fn beside(dir: &Path) -> Option<PathBuf> {
         .find(|file| file.exists())
 }
 
+/// Maps a file and finds the tensors that it keeps elsewhere.
+fn read(file: &Path) -> Result<(Mmap, external::Survey)> {
+    let unreadable = |error: std::io::Error| Error::checkpoint(file, error.to_string());
+    let opened = File::open(file).map_err(unreadable)?;
+    // SAFETY: the map is private and read-only; see `Weights` on who may touch the file.
+    let map = unsafe { Mmap::map(&opened) }.map_err(unreadable)?;
+    if let Some(pointer) = git_lfs_pointer(&map) {
+        return Err(Error::checkpoint(file, pointer));
+    }
+    let survey = external::survey(file, &map)?;
+    Ok((map, survey))
+}
+
 impl GivenModel {
     /// Reads the file and finds the tensors that it keeps elsewhere.
     pub(crate) fn open(file: &Path, runtime: &Runtime, family: Family) -> Result<Self> {
-        let unreadable = |error: std::io::Error| Error::checkpoint(file, error.to_string());
-        let opened = File::open(file).map_err(unreadable)?;
-        // SAFETY: the map is private and read-only; see `Weights` on who may touch the file.
-        let map = unsafe { Mmap::map(&opened) }.map_err(unreadable)?;
-        if let Some(pointer) = git_lfs_pointer(&map) {
-            return Err(Error::checkpoint(file, pointer));
-        }
-        let survey = external::survey(file, &map)?;
+        let (map, survey) = read(file)?;
         let bytes = map.len() as u64 + survey.data_bytes;
         let model = match survey.rewritten {
             Some(rewritten) => ModelBytes::Rewritten(rewritten),
@@ -177,6 +186,15 @@ impl GivenModel {
             outputs: None,
             probe: Mutex::new(None),
         })
+    }
+
+    /// Size of a file and of the files it refers to, without opening a session.
+    ///
+    /// # Errors
+    /// `Error::Checkpoint` when it cannot be read or is no ONNX model.
+    pub(crate) fn size(file: &Path) -> Result<u64> {
+        let (map, survey) = read(file)?;
+        Ok(map.len() as u64 + survey.data_bytes)
     }
 
     /// Size of the file and of the files it refers to.

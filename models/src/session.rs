@@ -12,7 +12,7 @@ use ort::memory::{Allocator, MemoryInfo};
 use ort::session::builder::{
     AutoDevicePolicy, GraphOptimizationLevel, PrepackedWeights, SessionBuilder,
 };
-use ort::session::{Session, SessionInputValue, SessionOutputs};
+use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynValue;
 
 use crate::checkpoint::weights::{F32Values, Tensor};
@@ -33,6 +33,8 @@ pub(crate) struct SharedGraph {
 /// A session and the weights it reads. Dropping it drops the session first: see `Initializers`.
 pub(crate) struct LoadedSession {
     session: Session,
+    // Run options that give back spare memory; `None` never does.
+    releasing: Option<RunOptions>,
     _initializers: Option<Arc<Initializers>>,
 }
 
@@ -59,8 +61,11 @@ impl SharedGraph {
         }
         let session = builder.commit_from_memory(&self.model)?;
         self.initializers.release_pages();
+        let mut releasing = RunOptions::new()?;
+        releasing.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
         Ok(LoadedSession {
             session,
+            releasing: Some(releasing),
             _initializers: Some(Arc::clone(&self.initializers)),
         })
     }
@@ -71,6 +76,7 @@ impl LoadedSession {
     pub(crate) fn owning(session: Session) -> Self {
         Self {
             session,
+            releasing: None,
             _initializers: None,
         }
     }
@@ -81,6 +87,18 @@ impl LoadedSession {
         inputs: Vec<(Cow<'i, str>, SessionInputValue<'v>)>,
     ) -> Result<SessionOutputs<'s>> {
         Ok(self.session.run(inputs)?)
+    }
+
+    /// Runs the graph once and gives back the memory that the arena has to spare afterwards. Fresh
+    /// pages cost time, so this is for runs that are much larger than usual.
+    pub(crate) fn run_and_release<'s, 'i, 'v: 'i>(
+        &'s mut self,
+        inputs: Vec<(Cow<'i, str>, SessionInputValue<'v>)>,
+    ) -> Result<SessionOutputs<'s>> {
+        match &self.releasing {
+            Some(options) => Ok(self.session.run_with_options(inputs, options)?),
+            None => Ok(self.session.run(inputs)?),
+        }
     }
 
     pub(crate) fn inputs(&self) -> &[ort::value::Outlet] {

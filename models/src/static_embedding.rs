@@ -59,6 +59,16 @@ impl StaticCheckpoint {
         Ok((tokenizer.with_silent(silent), table))
     }
 
+    /// How large the table is, from the headers of its file.
+    pub(crate) fn size(&self) -> Result<TableSize> {
+        Ok(StaticTable::read(self.family, &Weights::open(&self.folder)?)?.size())
+    }
+
+    /// The directory of the table and its tokenizer.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The longest input in tokens that the checkpoint asks for.
     pub(crate) fn max_tokens(&self) -> Result<usize> {
         let config = &self.checkpoint.config;

@@ -4,6 +4,7 @@
 mod check;
 mod doctor;
 mod embed;
+mod estimate;
 mod failure;
 mod flags;
 mod logging;
@@ -71,6 +72,8 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// List the known and the configured models, and which are on this machine
     Models(models::ModelsArgs),
+    /// Say how much memory models will take, without loading them
+    Estimate(estimate::EstimateArgs),
     /// Ask a running server what it serves
     Ps(ps::PsArgs),
     /// Examine this machine: what is wrong, and what to do about it
@@ -157,6 +160,7 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Pull(args) => pull::run(args, context),
         Command::Embed(args) => embed::run(args, context),
         Command::Models(args) => models::run(args, context),
+        Command::Estimate(args) => estimate::run(args, context),
         Command::Ps(args) => ps::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Check(args) => check::run(args, context),

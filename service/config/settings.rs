@@ -236,6 +236,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Check published numbers before serving: `first-load`, `always` or `off`",
     },
     Setting {
+        key: "models.memory_budget_mib",
+        flag: "memory-budget-mib",
+        value_name: "MIB",
+        variables: &["RETORT_MEMORY_BUDGET_MIB"],
+        scope: Scope::Inference,
+        help: "Memory that a model must fit in to be loaded; 0 means what the process may use",
+    },
+    Setting {
         key: "runtime.library",
         flag: "runtime-library",
         value_name: "FILE",

@@ -47,6 +47,7 @@ pub fn validate(
             _ => return Err(rules.wrong("embeddings.token_ids", "must be `cl100k` or `model`")),
         },
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
+        memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
         provision: rules.provision(&raw, environment)?,
         models: rules.models(&raw.model, &catalog, environment)?,
         catalog: Arc::new(catalog),
@@ -121,6 +122,7 @@ struct RawModels {
     catalog_dir: String,
     verify: String,
     cache_dir: String,
+    memory_budget_mib: i64,
     sources: Vec<String>,
     offline: bool,
     hf_endpoint: String,
@@ -244,6 +246,11 @@ impl Rules<'_> {
             return Err(self.wrong("cpu.workers", &wanted));
         }
         Ok(CpuConfig { threads, workers })
+    }
+
+    fn memory_budget(&self, mib: i64) -> Result<Option<u64>, Error> {
+        let mib = self.number("models.memory_budget_mib", mib, 0..=1 << 30)?;
+        Ok(or_none(mib).map(|mib| (mib as u64) << 20))
     }
 
     /// Provisioning has defaults of its own from the tools whose caches it shares; what is

@@ -289,7 +289,7 @@ impl Engine {
 
 /// The sessions a model gets: one a worker on its part of the cores for throughput, and one over
 /// all cores for the latency of a lone input, where that is a different thing.
-fn worker_threads(limits: &EngineLimits) -> Vec<(WorkerKind, usize)> {
+pub(crate) fn worker_threads(limits: &EngineLimits) -> Vec<(WorkerKind, usize)> {
     let workers = limits.workers.clamp(1, limits.threads.max(1));
     let each = (limits.threads / workers).max(1);
     let mut sessions = vec![(WorkerKind::Share, each); workers];

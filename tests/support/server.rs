@@ -133,6 +133,11 @@ impl Program {
         Client::new(self.address)
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end as an init system does.
     pub fn terminate(&self) {
         let pid = self.child.id().to_string();

@@ -34,7 +34,7 @@ impl Entry {
     }
 
     /// The pooling and the longest input in tokens, each where the checkpoint does not state it.
-    pub(super) fn unsaid(&self, checkpoint: &Checkpoint) -> (Option<Pooling>, Option<usize>) {
+    pub(crate) fn unsaid(&self, checkpoint: &Checkpoint) -> (Option<Pooling>, Option<usize>) {
         let states_pooling = checkpoint.modules.pooling.is_some();
         let states_length = checkpoint.max_seq_length.is_some();
         (

@@ -14,6 +14,9 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use super::{json, torch_file};
 use crate::error::{Error, Result};
 
+/// Size of a number as it is computed with.
+pub(crate) const F32_BYTES: usize = size_of::<f32>();
+
 /// Where weights may be, best first: the file, or the index of several.
 const LAYOUTS: [(&str, &str, Format); 2] = [
     (
@@ -325,6 +328,13 @@ impl Tensor {
     pub fn f32_range(&self) -> Option<Range<usize>> {
         let as_stored = self.dtype == Dtype::F32 && self.order.is_none();
         as_stored.then(|| self.bytes.clone())
+    }
+
+    /// Where its bytes are in the file, when `to_f32` would use them there.
+    pub(crate) fn mapped_range(&self) -> Option<Range<usize>> {
+        // The map begins on a page, so the place in the file tells the alignment.
+        self.f32_range()
+            .filter(|bytes| bytes.start.is_multiple_of(align_of::<f32>()))
     }
 
     /// Size of the file it is in.

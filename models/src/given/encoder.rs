@@ -11,12 +11,10 @@ use super::{Family, Outputs};
 use crate::batch::Batch;
 use crate::encoder::{BatchBounds, Encode, check_heads};
 use crate::error::{Error, Result};
+use crate::given::TOKENS_PER_RUN;
 use crate::graph::heads::{PIECES, TOKEN_VECTORS};
 use crate::heads::{Head, Output};
 use crate::session::LoadedSession;
-
-/// Beyond about this many tokens a larger run is no faster on CPU, and only takes more memory.
-const TOKENS_PER_RUN: usize = 512;
 
 /// Runs a given graph, and the heads behind it.
 pub(super) struct GivenEncoder {

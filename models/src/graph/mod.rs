@@ -127,6 +127,20 @@ pub struct Graph<'w> {
     proto: onnx::GraphProto,
     nodes: usize,
     widths: Vec<(String, usize)>,
+    steps: Vec<Step>,
+}
+
+/// What a node takes and gives, for whoever counts the memory of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// The operator, as its domain names it.
+    pub(crate) operator: &'static str,
+    /// Names of what it takes.
+    pub(crate) inputs: Vec<String>,
+    /// Name of what it gives.
+    pub(crate) output: String,
+    /// Lengths of the axes of what it gives, outermost first.
+    pub(crate) shape: Vec<Dim>,
 }
 
 /// A finished graph: an ONNX model without weights, and the weights it asks for by name.
@@ -138,6 +152,8 @@ pub struct BuiltGraph {
     pub weights: Vec<(String, Tensor)>,
     /// The directory of the weight files, symbolic links resolved.
     pub data_folder: PathBuf,
+    /// Every node, in an order in which they can run.
+    pub(crate) steps: Vec<Step>,
     // Name and width of every output whose width is known.
     widths: Vec<(String, usize)>,
 }
@@ -163,6 +179,7 @@ impl<'w> Graph<'w> {
             proto,
             nodes: 0,
             widths: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -190,6 +207,12 @@ impl<'w> Graph<'w> {
             name: name.to_owned(),
             ..value.clone()
         };
+        self.steps.push(Step {
+            operator: "Identity",
+            inputs: vec![value.name.clone()],
+            output: name.to_owned(),
+            shape: renamed.shape.clone(),
+        });
         self.proto.output.push(value_info(&renamed));
         let width = renamed.width().ok();
         self.widths
@@ -330,6 +353,12 @@ impl<'w> Graph<'w> {
             attribute: node.attributes.iter().map(attribute).collect(),
             domain: node.domain.to_owned(),
         });
+        self.steps.push(Step {
+            operator: node.operator,
+            inputs: node.inputs.iter().map(|value| value.name.clone()).collect(),
+            output: name.clone(),
+            shape: shape.to_vec(),
+        });
         Value {
             name,
             element_type: ElementType::F32,
@@ -357,6 +386,7 @@ impl<'w> Graph<'w> {
             model: model.encode_to_vec(),
             weights,
             data_folder,
+            steps: self.steps,
             widths: self.widths,
         }
     }

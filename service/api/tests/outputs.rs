@@ -144,7 +144,7 @@ async fn only_trained_lengths_are_given_unless_the_operator_allows_others() {
     }
     let detail = length(&server, 5).await.unwrap_err();
     assert!(
-        detail.contains("8, 4, 3, 2") && detail.contains("allow_untrained"),
+        detail.contains("8, and 4, 3, 2") && detail.contains("allow_untrained"),
         "{detail}"
     );
     let generous = EngineLimits {
