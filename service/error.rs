@@ -19,6 +19,9 @@ pub enum Error {
         /// The field at fault, when there is one.
         param: Option<&'static str>,
     },
+    /// A list that needs at least one item has none.
+    #[error("`{0}` is an empty list; send at least one text")]
+    Empty(&'static str),
     /// No key, or a wrong one.
     #[error("Could not validate credentials: {0}")]
     Unauthorized(&'static str),
@@ -165,6 +168,7 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::InvalidRequest { .. }
+            | Self::Empty(_)
             | Self::UnsupportedTask { .. }
             | Self::InputTooLong { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
@@ -183,7 +187,7 @@ impl Error {
     /// The machine-readable name of this error, OpenAI's where OpenAI has one.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidRequest { .. } => "invalid_request",
+            Self::InvalidRequest { .. } | Self::Empty(_) => "invalid_request",
             Self::Unauthorized(_) => "invalid_api_key",
             Self::Forbidden(_) => "insufficient_scope",
             Self::RouteNotFound { .. } => "route_not_found",
@@ -205,6 +209,7 @@ impl Error {
     pub fn param(&self) -> Option<&'static str> {
         match self {
             Self::InvalidRequest { param, .. } => *param,
+            Self::Empty(field) => Some(field),
             Self::ModelNotFound { .. } | Self::UnsupportedTask { .. } => Some("model"),
             Self::InputTooLong { place, .. } | Self::BadOutput { place, .. } => Some(place.field()),
             Self::Unauthorized(_)

@@ -10,10 +10,21 @@ use std::{
 use crate::support::server::Server;
 
 const OPENAI: &str = "openai==2.54.0";
+const HUGGINGFACE: &str = "huggingface_hub==2.4.0";
 
 /// The Python of an environment with the `openai` package, made once for all tests.
 fn python() -> &'static Path {
     static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| python_with(OPENAI));
+    &PYTHON
+}
+
+/// The same with `huggingface_hub`, whose vectors are numpy's.
+fn huggingface_python() -> &'static Path {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
+        let python = python_with(HUGGINGFACE);
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "numpy"]));
+        python
+    });
     &PYTHON
 }
 
@@ -86,4 +97,28 @@ fn the_openai_package_shows_its_key() {
     let server = Server::start(&[("model", &model), ("api-key", "s3cret"), allow]);
     let report = openai(&server, "tiny", Some("s3cret"));
     assert!(report.contains("ok - authentication"), "{report}");
+}
+
+#[test]
+fn the_huggingface_client_sees_one_model_at_each_root() {
+    let [embedder, classifier] = ["bert-tiny-mean", "bert-tiny-score3"].map(|name| {
+        let folder = crate::support::golden("checkpoints").join(name);
+        format!("{name}={}", folder.display())
+    });
+    let server = Server::start(&[
+        ("model", &embedder),
+        ("model", &classifier),
+        ("api-key", "s3cret"),
+    ]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/huggingface_client.py");
+    let mut command = Command::new(huggingface_python());
+    command
+        .arg(script)
+        .arg(format!("http://{}", server.address()))
+        .args(["bert-tiny-mean", "bert-tiny-score3", "--api-key", "s3cret"])
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1");
+    let report = run(&mut command);
+    let good = report.lines().filter(|line| line.starts_with("ok")).count();
+    assert_eq!(good, 5, "{report}");
 }

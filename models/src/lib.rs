@@ -40,4 +40,5 @@ pub use runtime::Runtime;
 pub use tokenizer::chunks::Chunking;
 pub use tokenizer::pair::{PairTruncation, PreparedQuery};
 pub use tokenizer::template::{PairForm, PairTemplate};
+pub use tokenizer::tokens::{Source, Token};
 pub use tokenizer::{Prompt, SpecialTokens, TokenSet, Tokenizer, Truncation, TruncationSide};

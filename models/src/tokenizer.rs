@@ -4,6 +4,7 @@
 pub mod chunks;
 pub mod pair;
 pub mod template;
+pub mod tokens;
 
 mod byte_level;
 mod frame;
@@ -46,12 +47,12 @@ pub enum TruncationSide {
     Refuse,
 }
 
-/// What decoding does with `[CLS]`, `</s>` and their like.
+/// What is done with `[CLS]`, `</s>` and their like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// Write them out.
+    /// Decoding writes them out; what is encoded has them around it.
     Keep,
-    /// Leave them out.
+    /// They are left out.
     Skip,
 }
 

@@ -1,6 +1,8 @@
 //! `/openapi.json`, built from the route table, and a page that shows it. The page is Swagger UI,
 //! compiled in, so that it works on a machine without a way out.
 
+mod dialects;
+
 use std::sync::Arc;
 
 use axum::{
@@ -23,6 +25,7 @@ use utoipa::{
     },
 };
 
+pub use self::dialects::*;
 use super::{
     ROUTES, Route,
     access::Access,
@@ -160,6 +163,7 @@ fn components() -> Components {
     add::<Readiness>(&mut schemas);
     add::<Version>(&mut schemas);
     add::<ErrorBody<'_>>(&mut schemas);
+    add_all(&mut schemas);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
     ComponentsBuilder::new()

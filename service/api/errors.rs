@@ -40,6 +40,20 @@ pub const TEI: Dialect = Dialect {
     status: tei_status,
 };
 
+/// vLLM's own routes.
+pub const VLLM: Dialect = Dialect {
+    name: "vllm",
+    render_error: vllm_body,
+    status: Error::status,
+};
+
+/// llama.cpp's own routes.
+pub const LLAMA_CPP: Dialect = Dialect {
+    name: "llama.cpp",
+    render_error: llama_cpp_body,
+    status: Error::status,
+};
+
 /// Routes under `/api`, where Ollama's clients call.
 pub const OLLAMA: Dialect = Dialect {
     name: "ollama",
@@ -80,6 +94,7 @@ fn retry_after(error: &Error) -> Option<u64> {
         Error::Overloaded { retry_after, .. } => Some(retry_after.as_secs().max(1)),
         Error::NotReady(_) => Some(30),
         Error::InvalidRequest { .. }
+        | Error::Empty(_)
         | Error::Unauthorized(_)
         | Error::Forbidden(_)
         | Error::RouteNotFound { .. }
@@ -142,6 +157,7 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
         Error::InvalidRequest { .. } | Error::InputTooLong { .. } => {
             ("Validation", StatusCode::UNPROCESSABLE_ENTITY)
         }
+        Error::Empty(_) => ("Empty", status),
         Error::UnsupportedTask { .. } | Error::BadOutput { .. } | Error::Internal(_) => {
             ("Backend", StatusCode::FAILED_DEPENDENCY)
         }
@@ -175,6 +191,59 @@ fn ollama_body(error: &Error) -> Vec<u8> {
         error: &error.public_message(),
     };
     serde_json::to_vec(&body).expect("strings always serialise")
+}
+
+fn vllm_body(error: &Error) -> Vec<u8> {
+    let status = error.status();
+    let kind = match status {
+        StatusCode::UNAUTHORIZED => "AuthenticationError",
+        StatusCode::FORBIDDEN => "PermissionDeniedError",
+        StatusCode::NOT_FOUND => "NotFoundError",
+        StatusCode::NOT_IMPLEMENTED => "NotImplementedError",
+        StatusCode::TOO_MANY_REQUESTS => "RateLimitError",
+        status if status.is_server_error() => "InternalServerError",
+        _ => "BadRequestError",
+    };
+    numbered_body(error, kind)
+}
+
+fn llama_cpp_body(error: &Error) -> Vec<u8> {
+    let kind = match error.status() {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::NOT_IMPLEMENTED => "not_supported_error",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable_error",
+        status if status.is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    };
+    numbered_body(error, kind)
+}
+
+/// An error object whose code is the status.
+fn numbered_body(error: &Error, kind: &str) -> Vec<u8> {
+    let body = NumberedError {
+        error: NumberedObject {
+            message: &error.public_message(),
+            r#type: kind,
+            param: error.param(),
+            code: error.status().as_u16(),
+        },
+    };
+    serde_json::to_vec(&body).expect("strings and numbers always serialise")
+}
+
+#[derive(Serialize)]
+struct NumberedError<'a> {
+    error: NumberedObject<'a>,
+}
+
+#[derive(Serialize)]
+struct NumberedObject<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: u16,
 }
 
 #[derive(Serialize)]

@@ -156,6 +156,15 @@ fn parse<T: WireBody>(bytes: &[u8]) -> Result<T> {
     Ok(value)
 }
 
+/// A body that was read as any JSON already → `T`.
+///
+/// # Errors
+/// When it is not what `T` is.
+pub fn reread<T: WireBody>(body: serde_json::Value) -> Result<T> {
+    serde_path_to_error::deserialize(body)
+        .map_err(|error| wrong_json::<T>(&error.path().to_string(), error.inner()))
+}
+
 /// Names the field when the JSON is well formed but not what is expected.
 fn wrong_json<T: WireBody>(path: &str, error: &serde_json::Error) -> Error {
     let text = error.to_string();

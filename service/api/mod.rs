@@ -4,13 +4,16 @@
 //! logs and metrics and the OpenAPI description all follow from it.
 
 pub mod access;
+mod addressed;
 mod answer;
 mod classify;
+mod contested;
 mod docs;
 mod errors;
 mod extract;
 mod fields;
 mod health;
+mod llama_cpp;
 mod models;
 mod observe;
 pub mod openai;
@@ -18,7 +21,9 @@ mod path;
 pub mod rerank;
 mod score;
 pub mod settings;
+mod tei;
 mod texts;
+mod vllm;
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +46,7 @@ use utoipa::openapi::path::Operation;
 
 use self::{
     access::Access::{Inference, Metrics, Open},
-    errors::{Dialect, NATIVE, OLLAMA, OPENAI},
+    errors::{Dialect, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM},
     observe::RequestLog,
 };
 pub use self::{
@@ -101,13 +106,41 @@ pub static ROUTES: &[Route] = routes! {
     post Inference OPENAI "embed"   openai::embeddings, docs::embeddings:
         "/v1/embeddings" "/embeddings";
     post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:
-        "/v1/engines/{model}/embeddings";
+        "/v1/engines/{model}/embeddings"
+        "/tei/{model}/v1/embeddings" "/tei/{model}/embeddings";
     post Inference OPENAI "rerank"  rerank::rerank, docs::rerank:
         "/v1/rerank" "/rerank" "/v1/reranking" "/reranking" "/v2/rerank";
+    post Inference TEI    "rerank"  rerank::model_rerank, docs::rerank: "/tei/{model}/rerank";
     post Inference OLLAMA "rerank"  rerank::rerank_plain, docs::rerank: "/api/rerank";
     post Inference OPENAI "score"   score::score, docs::score: "/v1/score" "/score";
     post Inference OPENAI "classify" classify::classify, docs::classify:
         "/v1/classify" "/classify";
+    post Inference TEI    "embed"   tei::embed, docs::tei_embed: "/embed" "/tei/{model}/embed";
+    post Inference TEI    "embed"   tei::embed_all, docs::tei_embed_all:
+        "/embed_all" "/tei/{model}/embed_all";
+    post Inference TEI    "embed"   tei::embed_sparse, docs::tei_embed_sparse:
+        "/embed_sparse" "/tei/{model}/embed_sparse";
+    post Inference TEI    "similarity" tei::similarity, docs::tei_similarity:
+        "/similarity" "/tei/{model}/similarity";
+    post Inference TEI    "classify" tei::predict, docs::tei_predict:
+        "/predict" "/tei/{model}/predict";
+    post Inference TEI    "decode"  tei::decode, docs::tei_decode: "/decode" "/tei/{model}/decode";
+    post Inference TEI    "tokenize" tei::tokenize, docs::tei_tokenize: "/tei/{model}/tokenize";
+    get  Inference TEI    "models"  tei::info, docs::tei_info: "/info" "/tei/{model}/info";
+    get  Open      TEI    "probe"   tei::health, docs::tei_health:
+        "/tei/{model}/health" "/tei/{model}/ping" "/tei/{model}";
+    post Inference TEI    "invoke"  contested::invoke, docs::invoke:
+        "/" "/invocations" "/tei/{model}" "/tei/{model}/invocations";
+    post Inference OPENAI "tokenize" contested::tokenize, docs::tokenize:
+        "/tokenize" "/v1/tokenize";
+    post Inference OPENAI "decode"  vllm::detokenize, docs::detokenize:
+        "/detokenize" "/v1/detokenize";
+    post Inference VLLM   "embed"   vllm::pooling, docs::pooling: "/pooling";
+    get  Inference VLLM   "about"   vllm::load, docs::load: "/load";
+    post Open      NATIVE "probe"   health::health, docs::health: "/ping";
+    post Inference LLAMA_CPP "embed" llama_cpp::embedding, docs::llama_embedding: "/embedding";
+    get  Inference LLAMA_CPP "about" llama_cpp::props, docs::llama_props: "/props";
+    get  Inference LLAMA_CPP "about" llama_cpp::slots, docs::llama_slots: "/slots";
     get  Inference OPENAI "models"  models::list, docs::models: "/v1/models" "/models";
     get  Inference OPENAI "models"  models::one, docs::model:
         "/v1/models/{*model}" "/models/{*model}";
@@ -117,7 +150,8 @@ pub static ROUTES: &[Route] = routes! {
     get  Metrics   NATIVE "metrics" health::metrics, docs::metrics: "/metrics";
     get  Open      NATIVE "about"   health::version, docs::version: "/version";
     get  Open      NATIVE "about"   health::root, docs::root: "/";
-    get  Open      NATIVE "docs"    docs::openapi_json, docs::openapi: "/openapi.json";
+    get  Open      NATIVE "docs"    docs::openapi_json, docs::openapi:
+        "/openapi.json" "/api-doc/openapi.json";
     get  Open      NATIVE "docs"    docs::page, docs::page_doc: "/docs";
     get  Open      NATIVE "docs"    docs::file, docs::file_doc: "/docs/{*file}";
 };

@@ -13,11 +13,13 @@ use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-pub use self::answer::EmbeddingsAnswer;
 use self::{
-    answer::{Encoding, Shape},
+    answer::Shape,
     extensions::{ChunkField, OutputType},
-    input::{Input, Item},
+};
+pub use self::{
+    answer::{EmbeddingsAnswer, Encoding, Written},
+    input::{Input, Item, schema as input_schema},
 };
 use super::{
     AppState, TokenIds, answer as account,

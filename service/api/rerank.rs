@@ -12,13 +12,18 @@ use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-pub use self::{answer::RerankAnswer, options::scale};
+pub use self::{
+    answer::RerankAnswer,
+    options::{Direction, scale},
+};
 use self::{
     answer::{Echo, Shape},
-    options::{Chunking, Direction, Kwargs, Weights},
+    options::{Chunking, Kwargs, Weights},
 };
 use super::{
-    AppState, answer as account,
+    AppState,
+    addressed::Addressed,
+    answer as account,
     errors::TEI,
     extract::{JsonBody, WireBody},
     fields::{self, Cut, WholeNumber},
@@ -135,6 +140,18 @@ pub async fn rerank(
     answer(state, log, headers, body, Echo::Object).await
 }
 
+/// `POST /tei/{model}/rerank`.
+pub async fn model_rerank(
+    state: State<AppState>,
+    log: RequestLog,
+    Addressed(model): Addressed,
+    headers: HeaderMap,
+    JsonBody(mut body): JsonBody<RerankBody>,
+) -> Result<Response> {
+    body.model = model.or(body.model);
+    answer(state, log, headers, body, Echo::Object).await
+}
+
 /// `POST /api/rerank`, which Dify's ollama plugin calls; it reads a document as a plain text.
 pub async fn rerank_plain(
     state: State<AppState>,
@@ -201,8 +218,7 @@ impl RerankBody {
         let documents = documents.ok_or_else(|| missing("documents"))?.0;
         if documents.is_empty() {
             let field = if is_tei { "texts" } else { "documents" };
-            let message = format!("`{field}` is an empty list; send at least one text");
-            return Err(Error::invalid(field, message));
+            return Err(Error::Empty(field));
         }
         let top_n = match self.top_n {
             None | Some(WholeNumber(0)) => None,

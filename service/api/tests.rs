@@ -6,9 +6,12 @@ mod bad_input;
 mod classify;
 mod embeddings;
 mod golden;
+mod llama_cpp;
 mod outputs;
 mod rerank;
 mod surface;
+mod tei;
+mod vllm;
 
 use std::{
     path::Path,

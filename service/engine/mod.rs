@@ -7,7 +7,7 @@ pub mod request;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -18,8 +18,9 @@ use self::{
     encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, UntrainedDimensions, WorkerKind},
     registry::Registry,
     request::{
-        ClassifyRequest, ClassifyResponse, EmbedRequest, EmbedResponse, ModelInfo, ModelState,
-        Pairs, RerankRequest, RerankResponse, ScoreRequest, ScoreResponse, Task,
+        ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EmbedRequest,
+        EmbedResponse, ModelInfo, ModelState, Pairs, RerankRequest, RerankResponse, ScoreRequest,
+        ScoreResponse, Task, TokenizeRequest, TokenizeResponse,
     },
 };
 use crate::{
@@ -37,6 +38,7 @@ struct Shared {
     pool: TokenizerPool,
     telemetry: Telemetry,
     draining: AtomicBool,
+    in_flight: AtomicUsize,
 }
 
 /// Bounds of the engine, and how it uses the machine.
@@ -84,6 +86,7 @@ impl Engine {
             pool,
             telemetry,
             draining,
+            in_flight: AtomicUsize::new(0),
         })))
     }
 
@@ -214,6 +217,33 @@ impl Engine {
         self.in_time(pipeline.classify(request)).await
     }
 
+    /// The tokens of texts, without a forward pass. Without a name, the model is that of
+    /// [`Engine::embed`].
+    ///
+    /// # Errors
+    /// As [`Engine::embed`].
+    pub async fn tokenize(&self, request: TokenizeRequest) -> Result<TokenizeResponse> {
+        self.admit("input", request.texts.len())?;
+        let pipeline = self
+            .0
+            .registry
+            .pipeline(request.model.as_deref(), Task::Embed)?;
+        self.in_time(pipeline.tokens(request)).await
+    }
+
+    /// The texts that token ids stand for.
+    ///
+    /// # Errors
+    /// As [`Engine::embed`]; and when an id is outside the vocabulary.
+    pub async fn detokenize(&self, request: DetokenizeRequest) -> Result<DetokenizeResponse> {
+        self.admit("tokens", request.ids.len())?;
+        let pipeline = self
+            .0
+            .registry
+            .pipeline(request.model.as_deref(), Task::Embed)?;
+        self.in_time(pipeline.detokenize(request)).await
+    }
+
     /// Refuses what is too much, or comes too late, before anything is done for it.
     fn admit(&self, field: &'static str, inputs: usize) -> Result<()> {
         if self.is_draining() {
@@ -233,6 +263,7 @@ impl Engine {
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let _counted = InFlight::new(&self.0.in_flight);
         let after = self.0.limits.request_timeout;
         tokio::time::timeout(after, work)
             .await
@@ -250,6 +281,24 @@ impl Engine {
     /// [`Error::ModelNotFound`].
     pub fn model(&self, name: &str) -> Result<ModelInfo> {
         self.0.registry.get(name)
+    }
+
+    /// The model of this name, or the one that a request without a name gets for a task.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn choose(&self, name: Option<&str>, task: Task) -> Result<ModelInfo> {
+        self.0.registry.choose(name, task)
+    }
+
+    /// The bounds that it was made with.
+    pub fn limits(&self) -> EngineLimits {
+        self.0.limits
+    }
+
+    /// How many requests are being worked on or wait.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
     }
 
     /// A real forward pass on every model, ahead of whatever waits.
@@ -284,6 +333,22 @@ impl Engine {
     /// Whether [`Engine::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a request for as long as it is worked on, also when its client leaves.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -77,6 +77,21 @@ impl Registry {
         })
     }
 
+    /// The record of the model that [`Registry::pipeline`] would choose, ready or not.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn choose(&self, name: Option<&str>, task: Task) -> Result<ModelInfo> {
+        self.read(|entries| {
+            let entry = match name {
+                Some(name) => find(entries, name),
+                None => first_for(entries, task),
+            };
+            let entry = entry.ok_or_else(|| not_found(entries, name.unwrap_or_default()))?;
+            Ok(entry.info.clone())
+        })
+    }
+
     /// The pipeline of the model `name`, or, when there is none, of the first that is made for
     /// the task, else of the first that can do it.
     ///

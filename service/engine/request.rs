@@ -5,6 +5,7 @@ mod classify;
 mod embed;
 mod model;
 mod score;
+mod tokenize;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub use self::{
         HybridWeights, LongDocument, PairScore, Pairs, Ranked, RerankRequest, RerankResponse,
         Scale, ScoreOptions, ScoreRequest, ScoreResponse,
     },
+    tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse},
 };
 
 /// How a long input is made to fit.

@@ -176,7 +176,7 @@ impl Tokenizer {
     }
 
     /// The prompt and the text as the tokenizer takes them.
-    fn prepared<'t>(&self, prompt: &Prompt, text: &'t str) -> Cow<'t, str> {
+    pub(super) fn prepared<'t>(&self, prompt: &Prompt, text: &'t str) -> Cow<'t, str> {
         let whole = if prompt.text.is_empty() {
             Cow::Borrowed(text)
         } else {
@@ -189,7 +189,11 @@ impl Tokenizer {
         }
     }
 
-    fn pieces<'t>(&self, text: &'t str, size: PieceSize) -> impl Iterator<Item = &'t str> {
+    pub(super) fn pieces<'t>(
+        &self,
+        text: &'t str,
+        size: PieceSize,
+    ) -> impl Iterator<Item = &'t str> {
         let joint = self.joint;
         pieces(text, size).enumerate().map(move |(index, piece)| {
             // The space at which the text was parted.

@@ -217,9 +217,11 @@ impl Serialize for Rows<'_> {
 
 /// A vector on its way into JSON.
 #[derive(Debug)]
-struct Written<'a> {
-    vector: &'a [f32],
-    encoding: Encoding,
+pub struct Written<'a> {
+    /// Its components.
+    pub vector: &'a [f32],
+    /// How they are written.
+    pub encoding: Encoding,
 }
 
 impl Serialize for Written<'_> {

@@ -67,6 +67,13 @@ pub enum Chunking {
 #[serde(try_from = "String")]
 pub struct Direction(TruncationSide);
 
+impl Direction {
+    /// The end that is cut.
+    pub fn side(self) -> TruncationSide {
+        self.0
+    }
+}
+
 impl TryFrom<String> for Direction {
     type Error = String;
 

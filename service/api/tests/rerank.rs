@@ -168,8 +168,8 @@ async fn tei_gets_a_bare_list_and_errors_of_its_own() {
             .contains(r#"task="rerank",dialect="tei",model="judge""#)
     );
     let refused = server.post("/rerank", r#"{"query":"a","texts":[]}"#).await;
-    assert_eq!(refused.status, 422);
-    assert_eq!(refused.json()["error_type"], "Validation");
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.json()["error_type"], "Empty");
     assert!(refused.json()["error"].is_string());
     let refused = server
         .post("/api/rerank", r#"{"query":"a","documents":[]}"#)

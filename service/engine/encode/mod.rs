@@ -7,6 +7,7 @@ mod classify;
 mod conditioning;
 mod embed;
 mod finish;
+mod inspect;
 mod job;
 mod queue;
 mod score;

@@ -121,6 +121,23 @@ pub struct EmbedResponse {
     pub timings: Timings,
 }
 
+impl EmbedResponse {
+    /// The products of the first dense vector with each of the others: their cosines, when the
+    /// vectors were normalised.
+    pub fn products(&self) -> Vec<f32> {
+        let Some((first, others)) = self.embeddings.split_first() else {
+            return Vec::new();
+        };
+        let product = |other: &Embedding| {
+            let pairs = first.vector.iter().zip(&other.vector);
+            pairs
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>() as f32
+        };
+        others.iter().map(product).collect()
+    }
+}
+
 /// What a text became and what was done to it. Every number is finite.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Embedding {
