@@ -17,12 +17,13 @@ use std::time::Duration;
 
 pub use environment::Environment;
 pub use layers::{Layers, Origin, Typed};
-pub use model::{ModelEntry, ModelLocation, served_name};
+pub use model::{ModelEntry, ModelLocation, check_name, location, served_name};
 pub use settings::{OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
 
 use retort_models::Catalog;
 
+use crate::keep_alive::KeepAlive;
 use crate::provision::ProvisionConfig;
 pub use crate::provision::Secret;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub cpu: CpuConfig,
     /// Bytes that all models together may take; `None` means what the process may use.
     pub memory_budget_bytes: Option<u64>,
+    /// How models come and go while serving.
+    pub fleet: FleetConfig,
     /// What integers in `input` are.
     pub token_ids: TokenIds,
     /// Whether vectors may be cut to lengths that their model was not trained for.
@@ -106,6 +109,19 @@ pub enum Verify {
     Always,
     /// Never: it serves whatever its numbers are.
     Off,
+}
+
+/// How models come and go while serving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// Where launched models are noted that return after a restart.
+    pub state_file: PathBuf,
+    /// Whether launched models return after a restart unless they say otherwise.
+    pub persist: bool,
+    /// How long a model stays in memory without requests unless it says otherwise.
+    pub keep_alive: KeepAlive,
+    /// Whether idle models may be unloaded to make room for others.
+    pub allow_eviction: bool,
 }
 
 /// What integers in `input` are.

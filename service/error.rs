@@ -52,6 +52,22 @@ pub enum Error {
         /// The names that are served, for the person who mistyped.
         served: String,
     },
+    /// The name belongs to another model.
+    #[error(
+        "Model is already in the model list, uid: {uid}; it serves `{reference}`, so `{wanted}` \
+         needs another uid, or terminate it first"
+    )]
+    AlreadyServed {
+        /// The name.
+        uid: String,
+        /// What is served under it.
+        reference: String,
+        /// What was to be served under it.
+        wanted: String,
+    },
+    /// The model does not fit into memory; the message has the numbers.
+    #[error("{0}")]
+    InsufficientMemory(String),
     /// The model exists but cannot do this.
     #[error("model `{model}` is {kind} and cannot {task}; it can {can}")]
     UnsupportedTask {
@@ -169,6 +185,7 @@ impl Error {
         match self {
             Self::InvalidRequest { .. }
             | Self::Empty(_)
+            | Self::AlreadyServed { .. }
             | Self::UnsupportedTask { .. }
             | Self::InputTooLong { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
@@ -178,7 +195,7 @@ impl Error {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::InsufficientMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::BadOutput { .. } | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -193,6 +210,8 @@ impl Error {
             Self::RouteNotFound { .. } => "route_not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::ModelNotFound { .. } => "model_not_found",
+            Self::AlreadyServed { .. } => "model_already_served",
+            Self::InsufficientMemory(_) => "insufficient_memory",
             Self::UnsupportedTask { .. } => "unsupported_task",
             Self::InputTooLong { .. } => "context_length_exceeded",
             Self::TooLarge { .. } => "request_too_large",
@@ -210,7 +229,9 @@ impl Error {
         match self {
             Self::InvalidRequest { param, .. } => *param,
             Self::Empty(field) => Some(field),
-            Self::ModelNotFound { .. } | Self::UnsupportedTask { .. } => Some("model"),
+            Self::ModelNotFound { .. }
+            | Self::AlreadyServed { .. }
+            | Self::UnsupportedTask { .. } => Some("model"),
             Self::InputTooLong { place, .. } | Self::BadOutput { place, .. } => Some(place.field()),
             Self::Unauthorized(_)
             | Self::Forbidden(_)
@@ -220,6 +241,7 @@ impl Error {
             | Self::Overloaded { .. }
             | Self::Timeout { .. }
             | Self::NotReady(_)
+            | Self::InsufficientMemory(_)
             | Self::NotImplemented(_)
             | Self::Internal(_) => None,
         }

@@ -1,6 +1,6 @@
 //! Retort: texts in, vectors out, over HTTP, in every dialect that clients speak.
 //!
-//! Imports go one way: `cli → api → engine → retort_models → retort_kernels`. `config`,
+//! Imports go one way: `cli → api → fleet → engine → retort_models → retort_kernels`. `config`,
 //! `provision` and `telemetry` know none of them.
 
 pub mod api;
@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod fleet;
+pub mod keep_alive;
 pub mod memory;
 pub mod provision;
 pub mod serve;

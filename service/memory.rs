@@ -1,19 +1,19 @@
-//! Whether the models fit into memory: an estimate of each before it is loaded, added to what the
-//! models before it take.
+//! How much memory models may take, and what of an estimate counts towards that. Who holds how much
+//! is the fleet's ledger's business.
 
 use retort_models::Estimate;
 use retort_models::estimate::Load;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use crate::config::{Config, ModelEntry, Setting, setting};
+use crate::config::{Config, ModelEntry};
 use crate::engine::{self, EngineLimits};
-use crate::serve::StartError;
+use crate::fleet::load::Need;
 
 const MIB: u64 = 1 << 20;
 
 /// How a model of the configuration will be served.
-pub fn load_of(limits: &EngineLimits, entry: &ModelEntry) -> Load {
-    let sessions = engine::worker_threads(limits);
+pub fn load_of(limits: &EngineLimits, entry: &ModelEntry, replicas: usize) -> Load {
+    let sessions = engine::worker_threads(limits, replicas);
     Load {
         max_batch_tokens: limits.max_batch_tokens,
         session_threads: sessions.into_iter().map(|(_, threads)| threads).collect(),
@@ -47,46 +47,40 @@ enum Limit {
     None,
 }
 
-/// The memory that the models may take, and what those that are loaded take already.
-#[derive(Debug, Clone)]
-pub struct MemoryBudget {
-    limit: Limit,
-    taken: u64,
-}
+/// The memory that all models together may take.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryBudget(Limit);
 
 impl MemoryBudget {
     /// The configured budget, or what this process may use.
     pub fn new(config: &Config) -> Self {
-        let limit = match config.memory_budget_bytes {
+        Self(match config.memory_budget_bytes {
             Some(bytes) => Limit::Budget(bytes),
             None => system_limit().map_or(Limit::None, Limit::System),
-        };
-        Self { limit, taken: 0 }
+        })
     }
 
-    /// Checks whether a model fits beside those that were added.
-    ///
-    /// # Errors
-    /// When it does not; the error has the numbers and what would lower them.
-    pub fn check(&self, name: &str, estimate: &Estimate) -> Result<(), StartError> {
-        let (limit, limited_by, needed) = match self.limit {
-            Limit::Budget(limit) => (limit, "the memory budget is", estimate.added()),
-            Limit::System(limit) => (limit, "this process may use", estimate.private),
-            Limit::None => return Ok(()),
-        };
-        let beside = self.taken + estimate.process;
-        if beside + needed <= limit {
-            return Ok(());
+    /// The bytes that are for models: without those of the process itself. `None` is no limit.
+    pub fn for_models(self) -> Option<u64> {
+        match self.0 {
+            Limit::Budget(bytes) | Limit::System(bytes) => {
+                Some(bytes.saturating_sub(Estimate::PROCESS_TOTAL))
+            }
+            Limit::None => None,
         }
+    }
+
+    /// What a model takes of it at most, as far as it counts, and of what that is the sum.
+    pub fn need(self, estimate: &Estimate) -> Option<Need> {
+        let bytes = match self.0 {
+            Limit::Budget(_) => estimate.added(),
+            Limit::System(_) => estimate.private,
+            Limit::None => return None,
+        };
         let sessions = estimate.sessions as u64;
-        let message = format!(
-            "model `{name}` does not fit into memory: it takes about {} beside {} of the process \
-             and other models, and {limited_by} {}. Packed weights take {}, converted ones {}, \
-             the tokenizer {}, {sessions} sessions with {} tokens each {}; loading it takes {} at \
-             most",
-            mib(needed),
-            mib(beside),
-            mib(limit),
+        let parts = format!(
+            "packed weights {}, converted ones {}, the tokenizer {}, {sessions} sessions with {} \
+             tokens each {}; loading it takes {} at most; `retort estimate` shows every part",
             mib(estimate.packed),
             mib(estimate.weights_owned),
             mib(estimate.tokenizer),
@@ -94,27 +88,7 @@ impl MemoryBudget {
             mib(sessions * (estimate.arena_per_session + estimate.session)),
             mib(estimate.loading),
         );
-        let ways = setting("models.memory_budget_mib").map(Setting::ways);
-        let raise = match self.limit {
-            Limit::Budget(_) => format!("raise it with {}", ways.unwrap_or_default()),
-            _ => "choose a smaller model".to_owned(),
-        };
-        let hint = format!(
-            "{raise}, or lower `--workers`, `--max-batch-tokens` or the model's `max_tokens`; \
-             `retort estimate` shows every part"
-        );
-        Err(StartError {
-            message,
-            hint: Some(hint),
-        })
-    }
-
-    /// Counts a model that was loaded.
-    pub fn add(&mut self, estimate: &Estimate) {
-        self.taken += match self.limit {
-            Limit::Budget(_) => estimate.serving,
-            Limit::System(_) | Limit::None => estimate.private,
-        };
+        Some(Need { bytes, parts })
     }
 }
 
@@ -158,60 +132,28 @@ mod tests {
         }
     }
 
-    fn budget(limit: Limit) -> MemoryBudget {
-        MemoryBudget { limit, taken: 0 }
-    }
-
     #[test]
     fn a_budget_counts_the_most_that_is_ever_taken() {
-        let fits = |mib: u64| budget(Limit::Budget(mib * MIB)).check("m", &estimate());
-        assert!(fits(140).is_ok());
-        let error = fits(139).expect_err("one MiB short");
-        for number in [
-            "100 MiB",
-            "139 MiB",
-            "40 MiB",
-            "8.0 MiB",
-            "256 tokens",
-            "18 MiB",
-        ] {
-            assert!(
-                error.message.contains(number),
-                "{number}: {}",
-                error.message
-            );
+        let budget = MemoryBudget(Limit::Budget(1000 * MIB));
+        let need = budget.need(&estimate()).expect("a limit");
+        assert_eq!(need.bytes, 100 * MIB);
+        for part in ["40 MiB", "8.0 MiB", "256 tokens", "18 MiB", "100 MiB"] {
+            assert!(need.parts.contains(part), "{part}: {}", need.parts);
         }
-        let hint = error.hint.expect("a hint");
-        assert!(hint.contains("--memory-budget-mib"), "{hint}");
-    }
-
-    #[test]
-    fn models_are_counted_beside_each_other_and_the_process_once() {
-        let mut both = budget(Limit::Budget(238 * MIB));
-        both.add(&estimate());
-        assert!(both.check("second", &estimate()).is_ok());
-        both.add(&estimate());
-        let error = both.check("third", &estimate()).expect_err("too many");
-        assert!(
-            error.message.contains("236 MiB of the process"),
-            "{}",
-            error.message
-        );
+        let process = Estimate::PROCESS_TOTAL;
+        assert_eq!(budget.for_models(), Some(1000 * MIB - process));
+        assert_eq!(MemoryBudget(Limit::Budget(1)).for_models(), Some(0));
     }
 
     #[test]
     fn without_a_budget_only_what_cannot_work_is_refused() {
-        assert!(
-            budget(Limit::System(108 * MIB))
-                .check("m", &estimate())
-                .is_ok()
+        let system = MemoryBudget(Limit::System(1000 * MIB));
+        assert_eq!(
+            system.need(&estimate()).map(|need| need.bytes),
+            Some(68 * MIB)
         );
-        assert!(
-            budget(Limit::System(107 * MIB))
-                .check("m", &estimate())
-                .is_err()
-        );
-        assert!(budget(Limit::None).check("m", &estimate()).is_ok());
+        let unknown = MemoryBudget(Limit::None);
+        assert!(unknown.need(&estimate()).is_none() && unknown.for_models().is_none());
         let known = system_limit().is_none_or(|bytes| bytes > 64 * MIB);
         assert!(known, "this machine has more memory than that");
     }

@@ -1,31 +1,26 @@
 //! From a validated configuration to a running service, and down again: the one place that knows
 //! every part. What it finds out on the way is returned, not printed.
 
-mod first_load;
-
 use std::{
-    fmt, io,
+    io,
     net::{SocketAddr, TcpListener},
-    path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::serve::ListenerExt;
-use retort_models::{CatalogError, EncoderModel, Estimate, LoadOptions, Runtime};
+use retort_models::Runtime;
 
+pub use crate::fleet::StartError;
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
-    config::{Config, ModelEntry, Secret},
-    engine::{Engine, EngineLimits, encode::UntrainedDimensions, request::ModelInfo},
-    memory::{self, MemoryBudget},
-    provision::{
-        self, ModelFiles, ModelRequest, Progress, ProvisionError, RuntimeLibrary, Weights,
-    },
-    telemetry::{ModelLabels, Telemetry},
+    config::{Config, Secret},
+    engine::{Engine, EngineLimits, encode::UntrainedDimensions},
+    fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
+    memory::MemoryBudget,
+    provision::{self, Progress, RuntimeLibrary},
+    telemetry::Telemetry,
 };
-
-use self::first_load::Opened;
 
 /// Tokens per forward pass on a CPU unless configured. Throughput is flat from 64 tokens on and
 /// falls again when the activations leave the cache (measured; see `benches/RESULTS.md`).
@@ -35,15 +30,6 @@ const CPU_MAX_BATCH_TOKENS: usize = 256;
 /// start-up time on a large machine without adding throughput.
 const MAX_WORKERS: usize = 8;
 
-/// Why the service did not start, or a command could not do its work.
-#[derive(Debug)]
-pub struct StartError {
-    /// What was wrong.
-    pub message: String,
-    /// What to do about it.
-    pub hint: Option<String>,
-}
-
 /// ONNX Runtime, the engine and the counters: what every command that runs models needs.
 pub struct Core {
     /// Where the library came from.
@@ -52,6 +38,10 @@ pub struct Core {
     pub runtime: Runtime,
     /// Serves nothing until [`Core::load`].
     pub engine: Engine,
+    /// Loads and unloads its models.
+    pub fleet: Fleet,
+    /// Reads files without serving them.
+    pub loader: Arc<CheckpointLoader>,
     /// The counters that the engine and the edge share.
     pub telemetry: Telemetry,
 }
@@ -66,126 +56,41 @@ impl Core {
         let library = provision::runtime(&config.provision, progress)?;
         let runtime = Runtime::load(&library.path)?;
         let telemetry = Telemetry::new();
-        let engine = Engine::new(engine_limits(config), telemetry.clone())?;
-        for entry in &config.models {
-            engine.register(registered(entry))?;
-        }
+        let limits = engine_limits(config);
+        let engine = Engine::new(limits, telemetry.clone())?;
+        let loader = Arc::new(CheckpointLoader {
+            config: Arc::new(config.clone()),
+            runtime: runtime.clone(),
+            limits,
+            budget: MemoryBudget::new(config),
+            progress: progress.clone(),
+        });
+        let fleet = Fleet::new(FleetParts {
+            engine: engine.clone(),
+            loader: loader.clone(),
+            settings: FleetSettings::of(config),
+            catalog: config.catalog.clone(),
+            provision: config.provision.clone(),
+        });
+        fleet.enlist(&config.models)?;
         Ok(Self {
             library,
             runtime,
             engine,
+            fleet,
+            loader,
             telemetry,
         })
     }
 
-    /// Loads the configured models in their order and opens each for requests. A model that is
-    /// not required may fail; it is then listed as failed and the next one is loaded. One that
-    /// would not fit into memory beside those before it fails before it is loaded.
+    /// Loads the configured models in their order, then those that return, and opens each for
+    /// requests. A model that is not required may fail; it is then listed as failed and the next
+    /// one is loaded.
     ///
     /// # Errors
     /// The first required model that cannot be had or loaded.
-    pub fn load(&self, config: &Config, progress: &Progress) -> Result<(), StartError> {
-        let mut budget = MemoryBudget::new(config);
-        for entry in &config.models {
-            let started = Instant::now();
-            match self.load_one((config, &mut budget), entry, progress) {
-                Ok(()) => {
-                    let seconds = started.elapsed().as_secs_f32();
-                    tracing::info!(model = %entry.name, seconds, "model loaded");
-                }
-                Err(error) if entry.required => {
-                    self.engine.failed(&entry.name, error.message.clone());
-                    return Err(error);
-                }
-                Err(error) => {
-                    let model = &*entry.name;
-                    let hint = error.hint.as_deref();
-                    tracing::error!(model, error = %error.message, hint, "model not loaded");
-                    self.engine.failed(&entry.name, error.message);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn load_one(
-        &self,
-        (config, budget): (&Config, &mut MemoryBudget),
-        entry: &ModelEntry,
-        progress: &Progress,
-    ) -> Result<(), StartError> {
-        let files = self.fetch(config, entry, progress)?;
-        self.engine.found(
-            &entry.name,
-            files.origin.to_string(),
-            files.revision.clone(),
-        );
-        let load = memory::load_of(&engine_limits(config), entry);
-        // Files that cannot be estimated are explained by the attempt to load them.
-        let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
-        if let Some(estimate) = &estimate {
-            budget.check(&entry.name, estimate)?;
-        }
-        let model = self.open(&files.dir, entry)?;
-        let opened = Opened {
-            model: &model,
-            dir: &files.dir,
-        };
-        first_load::check(self, config, entry, &opened)?;
-        self.engine.serve(&entry.name, &model)?;
-        if let Some(estimate) = &estimate {
-            budget.add(estimate);
-        }
-        let info = model.info();
-        self.telemetry.model_served(&ModelLabels {
-            model: entry.name.clone(),
-            architecture: info.architecture.clone(),
-            device: info.device.clone(),
-            dtype: info.dtype.clone(),
-        });
-        Ok(())
-    }
-
-    /// Finds the files of a model, or fetches them.
-    ///
-    /// # Errors
-    /// When they cannot be had.
-    pub fn fetch(
-        &self,
-        config: &Config,
-        entry: &ModelEntry,
-        progress: &Progress,
-    ) -> Result<ModelFiles, StartError> {
-        let id = entry.location.id();
-        let request = ModelRequest {
-            id: &id,
-            revision: entry.revision.as_deref(),
-            weights: Weights::Checkpoint,
-            entry: entry.published(),
-        };
-        Ok(provision::model(&config.provision, &request, progress)?)
-    }
-
-    /// Loads files as the configuration and the catalogue say; nothing is served yet.
-    ///
-    /// # Errors
-    /// When they are no model that this program runs.
-    pub fn open(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
-        let options = LoadOptions {
-            max_tokens: entry.max_tokens,
-            pooling: entry.pooling,
-            ..LoadOptions::new(self.runtime.clone())
-        };
-        let options = match &entry.known {
-            Some(known) => known.complete(dir, options),
-            None => Ok(options),
-        };
-        options
-            .and_then(|options| EncoderModel::load(dir, &options))
-            .map_err(|error| StartError {
-                message: format!("model `{}` cannot be loaded: {error}", entry.name),
-                hint: None,
-            })
+    pub fn load(&self) -> Result<(), StartError> {
+        self.fleet.load_queued()
     }
 }
 
@@ -238,6 +143,7 @@ impl Door {
     ) -> io::Result<()> {
         let state = AppState {
             engine: core.engine.clone(),
+            fleet: core.fleet.clone(),
             settings: Arc::new(api_settings(config, self.address, &core.runtime)),
             telemetry: core.telemetry.clone(),
         };
@@ -326,53 +232,5 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
         metrics_open: config.server.metrics_open,
         address: address.to_string(),
         onnxruntime_version: runtime.version(),
-    }
-}
-
-fn registered(entry: &ModelEntry) -> ModelInfo {
-    ModelInfo::loading(&entry.name, entry.aliases.clone())
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<ProvisionError> for StartError {
-    fn from(error: ProvisionError) -> Self {
-        Self {
-            message: error.to_string(),
-            hint: error.hint().map(Into::into),
-        }
-    }
-}
-
-impl From<retort_models::Error> for StartError {
-    fn from(error: retort_models::Error) -> Self {
-        Self {
-            message: error.to_string(),
-            hint: None,
-        }
-    }
-}
-
-impl From<CatalogError> for StartError {
-    fn from(error: CatalogError) -> Self {
-        Self {
-            message: error.to_string(),
-            hint: None,
-        }
-    }
-}
-
-impl From<crate::error::Error> for StartError {
-    fn from(error: crate::error::Error) -> Self {
-        Self {
-            message: error.to_string(),
-            hint: None,
-        }
     }
 }

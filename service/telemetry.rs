@@ -2,6 +2,8 @@
 //! at a call site. A `model` label is always a served name, never what a caller typed: that keeps
 //! the number of series bounded.
 
+mod life_cycle;
+
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -14,6 +16,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+pub use life_cycle::LoadOutcome;
 
 /// The counters of one server. Cheap to clone; every clone counts into the same place.
 #[derive(Debug, Clone)]
@@ -117,6 +121,7 @@ struct Metrics {
     dropped_jobs: Family<ModelLabel, Counter>,
     overloaded: Family<ModelLabel, Counter>,
     model_info: Family<ModelLabels, Gauge>,
+    life_cycle: life_cycle::Metrics,
 }
 
 impl Default for Telemetry {
@@ -193,6 +198,7 @@ impl Telemetry {
                 Family::default(),
             ),
             model_info: all.add("model_info", "Served models, always 1", Family::default()),
+            life_cycle: life_cycle::Metrics::new(&mut all),
             registry: all.0,
         }))
     }

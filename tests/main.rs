@@ -2,6 +2,7 @@
 //! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
 
 mod evaluation;
+mod fleet;
 mod heads;
 mod http;
 mod memory;
@@ -11,6 +12,7 @@ mod operators;
 mod packed_attention;
 mod program;
 mod rerank;
+mod soak;
 mod support;
 mod tidy;
 mod verify;

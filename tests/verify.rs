@@ -142,7 +142,7 @@ impl Place {
 fn loaded_state(config: &Config) -> ModelState {
     runtime();
     let core = Core::new(config, &Progress::silent()).unwrap_or_else(|e| panic!("{e}"));
-    let loaded = core.load(config, &Progress::silent());
+    let loaded = core.load();
     loaded.unwrap_or_else(|error| panic!("{error}"));
     core.engine.models()[0].state.clone()
 }

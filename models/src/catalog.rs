@@ -91,6 +91,26 @@ impl Catalog {
         Ok(own)
     }
 
+    /// The same catalogue with one more entry before all others.
+    ///
+    /// # Errors
+    /// When a name, alias or hub id of it is taken.
+    pub fn with_entry(mut self, entry: Entry) -> Result<Self, CatalogError> {
+        if let Some((name, other)) = self.clash(&entry) {
+            let message = format!("`{name}` is already claimed by the entry `{other}`");
+            return Err(CatalogError::file(Path::new(&entry.name), &message));
+        }
+        self.entries.insert(0, entry);
+        Ok(self)
+    }
+
+    /// The same catalogue without the entry of this very name.
+    pub fn without_entry(mut self, name: &str) -> Self {
+        self.entries
+            .retain(|entry| !entry.name.eq_ignore_ascii_case(name));
+        self
+    }
+
     /// Every entry: the user's by file name, then the compiled ones by file name.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -133,6 +133,9 @@ impl Estimate {
         published::estimate(entry, load)
     }
 
+    /// What a process takes before it has a model.
+    pub const PROCESS_TOTAL: u64 = PROCESS_BYTES + CODE_BYTES;
+
     /// The most that it adds to a process that serves others already.
     pub fn added(&self) -> u64 {
         self.loading.max(self.serving)
@@ -145,7 +148,7 @@ impl Estimate {
         let private = kept + sessions * self.arena_per_session + self.threads;
         let loading = kept + while_loading;
         let serving = private + self.weights_touched;
-        let process = PROCESS_BYTES + CODE_BYTES;
+        let process = Self::PROCESS_TOTAL;
         Self {
             loading,
             serving,

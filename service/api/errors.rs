@@ -92,9 +92,10 @@ pub fn draw(response: Response, error: &Error, dialect: &Dialect) -> Response {
 fn retry_after(error: &Error) -> Option<u64> {
     match error {
         Error::Overloaded { retry_after, .. } => Some(retry_after.as_secs().max(1)),
-        Error::NotReady(_) => Some(30),
+        Error::NotReady(_) | Error::InsufficientMemory(_) => Some(30),
         Error::InvalidRequest { .. }
         | Error::Empty(_)
+        | Error::AlreadyServed { .. }
         | Error::Unauthorized(_)
         | Error::Forbidden(_)
         | Error::RouteNotFound { .. }
@@ -154,7 +155,7 @@ fn union_body(error: &Error) -> Vec<u8> {
 fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
     let status = error.status();
     match error {
-        Error::InvalidRequest { .. } | Error::InputTooLong { .. } => {
+        Error::InvalidRequest { .. } | Error::AlreadyServed { .. } | Error::InputTooLong { .. } => {
             ("Validation", StatusCode::UNPROCESSABLE_ENTITY)
         }
         Error::Empty(_) => ("Empty", status),
@@ -162,7 +163,7 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
             ("Backend", StatusCode::FAILED_DEPENDENCY)
         }
         Error::Overloaded { .. } => ("Overloaded", status),
-        Error::NotReady(_) => ("Unhealthy", status),
+        Error::NotReady(_) | Error::InsufficientMemory(_) => ("Unhealthy", status),
         Error::Timeout { .. } | Error::NotImplemented(_) => ("Backend", status),
         Error::Unauthorized(_)
         | Error::Forbidden(_)

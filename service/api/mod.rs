@@ -53,13 +53,15 @@ pub use self::{
     access::{Access, ApiKeys},
     settings::{ApiSettings, TokenIds},
 };
-use crate::{engine::Engine, error::Error, telemetry::Telemetry};
+use crate::{engine::Engine, error::Error, fleet::Fleet, telemetry::Telemetry};
 
 /// What all handlers share.
 #[derive(Clone)]
 pub struct AppState {
     /// The core.
     pub engine: Engine,
+    /// Loads and unloads its models.
+    pub fleet: Fleet,
     /// Limits and choices of the edge.
     pub settings: Arc<ApiSettings>,
     /// Where requests are counted.

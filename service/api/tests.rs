@@ -40,6 +40,7 @@ use crate::{
         encode::{Parts, UntrainedDimensions, WorkerKind},
         request::ModelInfo,
     },
+    fleet::Fleet,
     telemetry::{Telemetry, TextFormat},
 };
 
@@ -214,6 +215,7 @@ impl Server {
             })
             .unwrap();
         let state = AppState {
+            fleet: Fleet::over(&engine),
             engine: engine.clone(),
             settings: Arc::new(settings),
             telemetry: telemetry.clone(),

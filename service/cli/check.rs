@@ -26,7 +26,7 @@ pub fn run(args: CheckArgs, context: &Context) -> Result<ExitCode, Failure> {
     logging::start(&config.server, context.colors())?;
     let progress = Progress::stderr();
     let core = Core::new(&config, &progress)?;
-    core.load(&config, &progress)?;
+    core.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -67,7 +67,7 @@ pub fn run(args: EmbedArgs, context: &Context) -> Result<ExitCode, Failure> {
     unbounded(&mut config);
     let progress = Progress::stderr();
     let core = Core::new(&config, &progress)?;
-    core.load(&config, &progress)?;
+    core.load()?;
     let job = Job {
         engine: core.engine.clone(),
         dimensions: args.dimensions,

@@ -91,7 +91,7 @@ fn estimate(config: &Config, entry: &ModelEntry) -> Result<Estimated, Failure> {
         network,
         ..config.provision.clone()
     };
-    let load = load_of(&engine_limits(config), entry);
+    let load = load_of(&engine_limits(config), entry, entry.replicas);
     let found = |path: Option<PathBuf>, estimate| Estimated {
         name: entry.name.clone(),
         id: id.clone(),

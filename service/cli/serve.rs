@@ -36,7 +36,7 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
     let address = door.address();
     let progress = Progress::stderr();
     let core = Arc::new(Core::new(&loaded.config, &progress)?);
-    let loaded = Arc::new(loaded);
+    core.fleet.restore();
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -44,8 +44,8 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let served = runtime.block_on(async {
         let loading = {
-            let (core, loaded) = (core.clone(), loaded.clone());
-            tokio::task::spawn_blocking(move || core.load(&loaded.config, &progress))
+            let core = core.clone();
+            tokio::task::spawn_blocking(move || core.load())
         };
         let mut serving = std::pin::pin!(door.serve(&core, &loaded.config, shutdown_signal()));
         let loading = tokio::select! {

@@ -96,8 +96,8 @@ fn verify_one(
     entry: &ModelEntry,
     progress: &Progress,
 ) -> Result<Verified, Failure> {
-    let files = core.fetch(config, entry, progress)?;
-    let model = core.open(&files.dir, entry)?;
+    let files = core.loader.fetch(entry, progress)?;
+    let model = core.loader.read(&files.dir, entry)?;
     let published = match &entry.known {
         Some(known) => {
             Published::of(&config.catalog, known).map_err(|e| Failure::new(e.to_string()))?

@@ -7,6 +7,7 @@ use retort_models::Pooling;
 use retort_models::catalog::{Catalog, Entry};
 
 use super::Error;
+use crate::keep_alive::KeepAlive;
 
 const NAME_CHARS_MAX: usize = 100;
 
@@ -32,6 +33,10 @@ pub struct ModelEntry {
     pub known: Option<Entry>,
     /// Whether it was asked for by its name in the catalogue, and not by an id.
     pub by_name: bool,
+    /// How long it stays in memory without requests; `None` means what all models do.
+    pub keep_alive: Option<KeepAlive>,
+    /// How many times the usual number of sessions it gets.
+    pub replicas: usize,
 }
 
 impl ModelEntry {
@@ -42,7 +47,7 @@ impl ModelEntry {
     }
 
     /// The names that need no configuration: the id, and what the catalogue calls it.
-    fn implied(&self) -> Vec<String> {
+    pub fn implied(&self) -> Vec<String> {
         let id = self.location.id();
         let known = self.known.iter().flat_map(|entry| {
             // Who writes an id is served under its last part; further names would be a surprise.
@@ -204,6 +209,8 @@ mod tests {
             required: true,
             known: None,
             by_name: false,
+            keep_alive: None,
+            replicas: 1,
         }
     }
 

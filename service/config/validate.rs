@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,10 @@ use retort_models::{Catalog, Pooling};
 use super::model::{self, ModelEntry};
 use super::settings::{MODEL, setting};
 use super::{
-    Config, CpuConfig, Environment, Error, LimitsConfig, LogFormat, Purpose, Secret, ServerConfig,
-    TokenIds, Verify,
+    Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose, Secret,
+    ServerConfig, TokenIds, Verify,
 };
+use crate::keep_alive::KeepAlive;
 use crate::provision::{ModelSource, Network, ProvisionConfig};
 
 const GIB: i64 = 1 << 30;
@@ -37,7 +38,7 @@ pub fn validate(
         .map_err(|error: toml::de::Error| Error::new(error.message()))?;
     let rules = Rules { layers };
     let catalog = rules.catalog(&raw.models.catalog_dir)?;
-    let config = Config {
+    let mut config = Config {
         server: rules.server(&raw.server)?,
         limits: rules.limits(&raw.limits)?,
         cpu: rules.cpu(&raw.cpu)?,
@@ -45,6 +46,12 @@ pub fn validate(
             "cl100k" => TokenIds::Cl100k,
             "model" => TokenIds::Model,
             _ => return Err(rules.wrong("embeddings.token_ids", "must be `cl100k` or `model`")),
+        },
+        fleet: FleetConfig {
+            state_file: PathBuf::new(),
+            persist: raw.models.persist,
+            keep_alive: rules.keep_alive(&raw.models.keep_alive)?,
+            allow_eviction: raw.models.allow_eviction,
         },
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
         memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
@@ -59,6 +66,10 @@ pub fn validate(
                 return Err(rules.wrong("models.verify", "must be `first-load`, `always` or `off`"));
             }
         },
+    };
+    config.fleet.state_file = match raw.models.state_file.as_str() {
+        "" => config.provision.cache_dir.join("state/models.json"),
+        path => path.into(),
     };
     if purpose == Purpose::Serve {
         refuse_open_door(&config.server, raw.server.allow_public)?;
@@ -123,6 +134,10 @@ struct RawModels {
     verify: String,
     cache_dir: String,
     memory_budget_mib: i64,
+    state_file: String,
+    persist: bool,
+    keep_alive: String,
+    allow_eviction: bool,
     sources: Vec<String>,
     offline: bool,
     hf_endpoint: String,
@@ -147,6 +162,8 @@ struct RawModel {
     max_tokens: i64,
     pooling: String,
     required: bool,
+    keep_alive: String,
+    replicas: i64,
 }
 
 /// The rules, and the layers that their messages quote.
@@ -253,6 +270,12 @@ impl Rules<'_> {
         Ok(or_none(mib).map(|mib| (mib as u64) << 20))
     }
 
+    fn keep_alive(&self, text: &str) -> Result<KeepAlive, Error> {
+        let wanted = "must be seconds such as `300`, a duration such as `5m`, or `-1` for ever";
+        text.parse()
+            .map_err(|_| self.wrong("models.keep_alive", wanted))
+    }
+
     /// Provisioning has defaults of its own from the tools whose caches it shares; what is
     /// configured here goes before them.
     fn provision(&self, raw: &Raw, environment: &Environment) -> Result<ProvisionConfig, Error> {
@@ -353,6 +376,11 @@ impl Rules<'_> {
                 required: raw.required,
                 known: known.cloned(),
                 by_name: named.is_some(),
+                keep_alive: match raw.keep_alive.as_str() {
+                    "" => None,
+                    text => Some(model_keep_alive(&raw.id, text)?),
+                },
+                replicas: replicas(&raw.id, raw.replicas)?,
             });
         }
         model::settle_names(&mut models)?;
@@ -408,6 +436,22 @@ fn refuse_open_door(server: &ServerConfig, allow_public: bool) -> Result<(), Err
         "listening on `{ip}` would let other machines in without a key"
     ))
     .with_hint("set a key with `RETORT_API_KEY` or `--api-key`, or allow it with `--allow-public`"))
+}
+
+fn model_keep_alive(id: &str, text: &str) -> Result<KeepAlive, Error> {
+    text.parse()
+        .map_err(|error| Error::new(format!("`keep_alive` of model `{id}`: {error}")))
+}
+
+fn replicas(id: &str, value: i64) -> Result<usize, Error> {
+    let in_range = Some(value).filter(|value| (1..=64).contains(value));
+    in_range
+        .and_then(|value| usize::try_from(value).ok())
+        .ok_or_else(|| {
+            Error::new(format!(
+                "`replicas` = `{value}` of model `{id}` is not within 1 to 64"
+            ))
+        })
 }
 
 fn or_none(value: usize) -> Option<usize> {

@@ -3,26 +3,33 @@
 pub mod encode;
 mod registry;
 pub mod request;
+mod usage;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use retort_models::EncoderModel;
+use retort_models::{Encode, EncoderModel};
 
 use self::{
     encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, UntrainedDimensions, WorkerKind},
-    registry::Registry,
+    registry::{Found, Registry},
     request::{
         ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EmbedRequest,
         EmbedResponse, ModelInfo, ModelState, Pairs, RerankRequest, RerankResponse, ScoreRequest,
         ScoreResponse, Task, TokenizeRequest, TokenizeResponse,
     },
+    usage::Lease,
 };
+pub use self::{
+    registry::{Claim, ModelUse},
+    usage::{Alarm, Clock, Expiry, Retired, Usage},
+};
+pub use crate::keep_alive::KeepAlive;
 use crate::{
     error::{Error, Result},
     telemetry::Telemetry,
@@ -39,7 +46,11 @@ struct Shared {
     telemetry: Telemetry,
     draining: AtomicBool,
     in_flight: AtomicUsize,
+    wake: OnceLock<Wake>,
 }
+
+/// Begins to load a model again that was unloaded; told its served name. Must not block.
+pub type Wake = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Bounds of the engine, and how it uses the machine.
 #[derive(Debug, Clone, Copy)]
@@ -77,16 +88,23 @@ impl Engine {
     /// # Errors
     /// When the operating system refuses threads.
     pub fn new(limits: EngineLimits, telemetry: Telemetry) -> Result<Self> {
+        Self::with_clock(limits, telemetry, Clock::system())
+    }
+
+    /// An engine for which idle time passes as `clock` tells.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn with_clock(limits: EngineLimits, telemetry: Telemetry, clock: Clock) -> Result<Self> {
         let pool = TokenizerPool::new(limits.threads)?;
-        let draining = AtomicBool::new(false);
-        let registry = Registry::default();
         Ok(Self(Arc::new(Shared {
-            registry,
+            registry: Registry::with_clock(clock),
             limits,
             pool,
             telemetry,
-            draining,
+            draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            wake: OnceLock::new(),
         })))
     }
 
@@ -95,7 +113,15 @@ impl Engine {
     /// # Errors
     /// When the name is taken.
     pub fn register(&self, info: ModelInfo) -> Result<()> {
-        self.0.registry.register(info)
+        self.claim(info, Claim::Strict)
+    }
+
+    /// Makes a model's name visible while it loads, with a say in what taken names mean.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn claim(&self, info: ModelInfo, claim: Claim) -> Result<()> {
+        self.0.registry.register(info, claim)
     }
 
     /// Tells where the files of a registered model came from.
@@ -103,30 +129,31 @@ impl Engine {
         self.0.registry.found(name, origin, revision);
     }
 
-    /// Records why a registered model did not load.
+    /// Records why a registered model did not load. A model that was asleep stays so, and who
+    /// waits for it gets the reason.
     pub fn failed(&self, name: &str, reason: String) {
         self.0.registry.failed(name, reason);
     }
 
-    /// Makes the sessions of a registered model and opens it for requests.
+    /// The sessions of a model, `replicas` times the usual number.
     ///
     /// # Errors
-    /// When ONNX Runtime refuses the graph or the operating system a thread.
-    pub fn serve(&self, name: &str, model: &EncoderModel) -> Result<()> {
-        let mut encoders = Vec::new();
-        for (kind, threads) in worker_threads(&self.0.limits) {
+    /// When ONNX Runtime refuses the graph.
+    pub fn encoders(
+        limits: &EngineLimits,
+        model: &EncoderModel,
+        replicas: usize,
+    ) -> Result<Vec<(WorkerKind, Box<dyn Encode>)>> {
+        let encoder = |(kind, threads)| {
             let encoder = model
                 .encoder(threads)
                 .map_err(|error| Error::Internal(error.to_string()))?;
-            encoders.push((kind, encoder));
-        }
-        self.serve_parts(Parts {
-            name: name.into(),
-            info: model.info().clone(),
-            tokenizer: model.tokenizer().clone(),
-            encoders,
-            telemetry: self.0.telemetry.clone(),
-        })
+            Ok((kind, encoder))
+        };
+        worker_threads(limits, replicas)
+            .into_iter()
+            .map(encoder)
+            .collect()
     }
 
     /// Opens a registered model on encoders that exist already: the seam where tests put a fake.
@@ -156,11 +183,11 @@ impl Engine {
     /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
     pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedResponse> {
         self.admit("input", request.inputs.len())?;
-        let pipeline = self
-            .0
-            .registry
-            .pipeline(request.model.as_deref(), Task::Embed)?;
-        self.in_time(pipeline.embed(request)).await
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
+            pipeline.embed(request).await
+        })
+        .await
     }
 
     /// Documents in the order of what they say about a query.
@@ -197,11 +224,11 @@ impl Engine {
                 ),
             ));
         }
-        let pipeline = self
-            .0
-            .registry
-            .pipeline(request.model.as_deref(), Task::Rerank)?;
-        self.in_time(pipeline.score(request)).await
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Rerank).await?;
+            pipeline.score(request).await
+        })
+        .await
     }
 
     /// Scores of all labels for texts and pairs.
@@ -210,11 +237,11 @@ impl Engine {
     /// As [`Engine::embed`].
     pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse> {
         self.admit("input", request.inputs.len())?;
-        let pipeline = self
-            .0
-            .registry
-            .pipeline(request.model.as_deref(), Task::Classify)?;
-        self.in_time(pipeline.classify(request)).await
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Classify).await?;
+            pipeline.classify(request).await
+        })
+        .await
     }
 
     /// The tokens of texts, without a forward pass. Without a name, the model is that of
@@ -224,11 +251,11 @@ impl Engine {
     /// As [`Engine::embed`].
     pub async fn tokenize(&self, request: TokenizeRequest) -> Result<TokenizeResponse> {
         self.admit("input", request.texts.len())?;
-        let pipeline = self
-            .0
-            .registry
-            .pipeline(request.model.as_deref(), Task::Embed)?;
-        self.in_time(pipeline.tokens(request)).await
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
+            pipeline.tokens(request).await
+        })
+        .await
     }
 
     /// The texts that token ids stand for.
@@ -237,11 +264,11 @@ impl Engine {
     /// As [`Engine::embed`]; and when an id is outside the vocabulary.
     pub async fn detokenize(&self, request: DetokenizeRequest) -> Result<DetokenizeResponse> {
         self.admit("tokens", request.ids.len())?;
-        let pipeline = self
-            .0
-            .registry
-            .pipeline(request.model.as_deref(), Task::Embed)?;
-        self.in_time(pipeline.detokenize(request)).await
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
+            pipeline.detokenize(request).await
+        })
+        .await
     }
 
     /// Refuses what is too much, or comes too late, before anything is done for it.
@@ -260,6 +287,36 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+
+    /// The model that a request is for, loaded again first if it sleeps; the caller bounds the
+    /// wait. Of any number of requests that wait for a model, the first has it loaded.
+    async fn awake(&self, name: Option<&str>, task: Task) -> Result<Lease> {
+        let mut waited = false;
+        loop {
+            let mut waiting = match self.0.registry.find(name, task)? {
+                Found::Awake(lease) => return Ok(lease),
+                Found::Asleep(waiting) => waiting,
+            };
+            if let Some(reason) = waiting.trouble.filter(|_| waited && waiting.asleep) {
+                let model = &waiting.name;
+                return Err(Error::NotReady(format!(
+                    "model `{model}` was unloaded and cannot be loaded again: {reason}"
+                )));
+            }
+            if self.0.registry.start_waking(&waiting.name) {
+                match self.0.wake.get() {
+                    Some(wake) => wake(&waiting.name),
+                    None => self
+                        .0
+                        .registry
+                        .failed(&waiting.name, "nobody loads models here".into()),
+                }
+            }
+            // It ends with the model: then the next look says that there is none.
+            let _ = waiting.changed.changed().await;
+            waited = true;
+        }
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -301,11 +358,12 @@ impl Engine {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
-    /// A real forward pass on every model, ahead of whatever waits.
+    /// A real forward pass on every model, ahead of whatever waits. Models that are not required
+    /// count once they are loaded.
     pub async fn probe(&self) -> Vec<Probe> {
         const PATIENCE: Duration = Duration::from_secs(10);
         let mut probes = Vec::new();
-        for (info, pipeline) in self.0.registry.pipelines() {
+        for (info, pipeline, asleep) in self.0.registry.pipelines() {
             let device = info
                 .encoder
                 .as_ref()
@@ -313,6 +371,10 @@ impl Engine {
                 .to_owned();
             let outcome = match (pipeline, info.state) {
                 (Some(pipeline), _) => pipeline.probe(PATIENCE).await,
+                // It has answered before, and waking it for this would defeat its sleep.
+                (None, _) if asleep => Ok(Duration::ZERO),
+                // What was launched beside the models that are required cannot take them away.
+                (None, _) if !info.required => continue,
                 (None, ModelState::Failed(reason)) => Err(Error::NotReady(reason)),
                 (None, _) => Err(Error::NotReady("still loading".into())),
             };
@@ -323,6 +385,55 @@ impl Engine {
             });
         }
         probes
+    }
+
+    /// Sets how long a model stays in memory without requests, from its next load on.
+    pub fn set_keep_alive(&self, name: &str, keep_alive: KeepAlive) {
+        self.0.registry.keep_alive(name, keep_alive);
+    }
+
+    /// A request wishes how long its model stays; that holds until the model is unloaded.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn wish_keep_alive(&self, name: &str, keep_alive: KeepAlive) -> Result<()> {
+        self.0.registry.wish(name, keep_alive)
+    }
+
+    /// Takes an idle model out of memory and keeps its name; `None` when it is used or not loaded.
+    pub fn put_to_sleep(&self, name: &str) -> Option<Retired> {
+        self.0.registry.put_to_sleep(name)
+    }
+
+    /// Takes a model's sessions away while others are made for it; requests wait.
+    pub fn put_aside(&self, name: &str) -> Option<Retired> {
+        self.0.registry.put_aside(name)
+    }
+
+    /// Forgets a model; those inside may finish.
+    pub fn remove(&self, name: &str) -> Option<Retired> {
+        self.0.registry.remove(name)
+    }
+
+    /// The use of every model, in order of registration.
+    pub fn uses(&self) -> Vec<ModelUse> {
+        self.0.registry.uses()
+    }
+
+    /// What rings when a model may have become idle.
+    pub fn alarm(&self) -> Arc<Alarm> {
+        self.0.registry.alarm()
+    }
+
+    /// Says who loads models again. The first who says so stays.
+    pub fn on_wake(&self, wake: Wake) {
+        // Only a second caller is refused, and there is one fleet.
+        let _ = self.0.wake.set(wake);
+    }
+
+    /// Where counts go.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
     }
 
     /// Refuses new requests; those inside are still answered.
@@ -352,12 +463,12 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// The sessions a model gets: one a worker on its part of the cores for throughput, and one over
-/// all cores for the latency of a lone input, where that is a different thing.
-pub(crate) fn worker_threads(limits: &EngineLimits) -> Vec<(WorkerKind, usize)> {
+/// The sessions a model gets: one a worker on its part of the cores for throughput, `replicas`
+/// times over, and one over all cores for the latency of a lone input, where that is different.
+pub(crate) fn worker_threads(limits: &EngineLimits, replicas: usize) -> Vec<(WorkerKind, usize)> {
     let workers = limits.workers.clamp(1, limits.threads.max(1));
     let each = (limits.threads / workers).max(1);
-    let mut sessions = vec![(WorkerKind::Share, each); workers];
+    let mut sessions = vec![(WorkerKind::Share, each); workers * replicas.max(1)];
     if workers > 1 {
         sessions.push((WorkerKind::AllCores, limits.threads));
     }
@@ -384,12 +495,20 @@ mod tests {
     fn cores_are_shared_out_and_a_lone_input_gets_them_all() {
         use WorkerKind::{AllCores, Share};
         let check = |threads, workers, expected: &[(WorkerKind, usize)]| {
-            assert_eq!(worker_threads(&limits(threads, workers)), expected);
+            assert_eq!(worker_threads(&limits(threads, workers), 1), expected);
         };
         check(1, 1, &[(Share, 1)]);
         check(2, 2, &[(Share, 1), (Share, 1), (AllCores, 2)]);
         check(4, 1, &[(Share, 4)]);
         check(8, 2, &[(Share, 4), (Share, 4), (AllCores, 8)]);
         check(2, 9, &[(Share, 1), (Share, 1), (AllCores, 2)]);
+        let twice = [
+            (Share, 2),
+            (Share, 2),
+            (Share, 2),
+            (Share, 2),
+            (AllCores, 4),
+        ];
+        assert_eq!(worker_threads(&limits(4, 2), 2), twice);
     }
 }

@@ -194,6 +194,10 @@ fn receive(
         }
         partial.append(&chunk[..read])?;
         bar.set(partial.bytes);
+        if bar.is_cancelled() {
+            let reason = "it was cancelled; what has arrived is kept";
+            return Err(Failure::Final(SourceError::new(reason)));
+        }
         if bytes.is_some_and(|bytes| partial.bytes > bytes) {
             return Err(Failure::WrongContent(SourceError::new(
                 "more bytes came than announced",

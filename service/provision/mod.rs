@@ -27,7 +27,7 @@ pub use config::{
 pub use error::{Attempt, ProvisionError};
 pub use files::Weights;
 pub use model::{ModelFiles, ModelOrigin, ModelRequest, model};
-pub use progress::Progress;
+pub use progress::{Progress, Watch};
 pub use report::{CacheEntry, SourceProbe, cache_report, probe_sources};
 pub use runtime::{RUNTIME_VERSION, RuntimeLibrary, RuntimeOrigin, runtime};
 pub use secret::Secret;

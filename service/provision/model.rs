@@ -141,6 +141,9 @@ fn fetch_from_first(
 ) -> Result<ModelFiles, ProvisionError> {
     let (mut attempts, mut hints) = (Vec::new(), Vec::new());
     for source in &config.model_sources {
+        if progress.is_cancelled() {
+            break;
+        }
         let place = place(config, *source);
         match fetch(config, *source, request, progress) {
             Ok(found) => return Ok(found),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,8 +16,22 @@ const LINE_INTERVAL: Duration = Duration::from_secs(30);
 const SMALL_BYTES: u64 = 1024 * 1024;
 const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where progress is drawn; hand the same one to every call so that bars do not overlap.
-pub struct Progress(Drawing);
+/// Where progress is drawn; hand the same one to every call so that bars do not overlap. Clones
+/// draw in the same place.
+#[derive(Clone)]
+pub struct Progress {
+    drawing: Arc<Drawing>,
+    watcher: Option<Arc<dyn Watch>>,
+}
+
+/// Somebody besides the terminal who wants to know, and may call it off.
+pub trait Watch: Send + Sync {
+    /// So many bytes of a file are here.
+    fn received(&self, file: &str, bytes: u64, total: Option<u64>);
+
+    /// Whether nobody wants the files any more.
+    fn is_cancelled(&self) -> bool;
+}
 
 enum Drawing {
     Bars(MultiProgress),
@@ -29,7 +43,7 @@ impl Progress {
     /// Bars when stderr is a terminal, plain lines when it is a file, a pipe or a log.
     pub fn stderr() -> Self {
         if std::io::stderr().is_terminal() {
-            Self(Drawing::Bars(MultiProgress::new()))
+            Self::drawing(Drawing::Bars(MultiProgress::new()))
         } else {
             Self::lines(std::io::stderr())
         }
@@ -37,17 +51,37 @@ impl Progress {
 
     /// Plain lines into `writer`.
     pub fn lines(writer: impl Write + Send + 'static) -> Self {
-        Self(Drawing::Lines(Mutex::new(Box::new(writer))))
+        Self::drawing(Drawing::Lines(Mutex::new(Box::new(writer))))
     }
 
     /// Draws nothing.
     pub fn silent() -> Self {
-        Self(Drawing::Silent)
+        Self::drawing(Drawing::Silent)
+    }
+
+    fn drawing(drawing: Drawing) -> Self {
+        Self {
+            drawing: Arc::new(drawing),
+            watcher: None,
+        }
+    }
+
+    /// The same drawing, told to `watcher` as well.
+    pub fn watched(&self, watcher: Arc<dyn Watch>) -> Self {
+        Self {
+            drawing: self.drawing.clone(),
+            watcher: Some(watcher),
+        }
+    }
+
+    /// Whether nobody wants the files any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.watcher.as_ref().is_some_and(|w| w.is_cancelled())
     }
 
     /// Says one line, for example that a source failed and the next is tried.
     pub fn note(&self, line: &str) {
-        match &self.0 {
+        match &*self.drawing {
             // Drawing is a courtesy: a closed terminal must not stop a download.
             Drawing::Bars(bars) => drop(bars.println(line)),
             Drawing::Lines(writer) => {
@@ -61,7 +95,7 @@ impl Progress {
 
     /// Begins a download of `total` bytes, when that is known, of which `done` are already here.
     pub(super) fn transfer(&self, label: &str, total: Option<u64>, done: u64) -> Transfer<'_> {
-        let bar = match &self.0 {
+        let bar = match &*self.drawing {
             Drawing::Bars(bars) => {
                 let bar = bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
                 bar.set_style(bar_style(total));
@@ -83,6 +117,9 @@ impl Progress {
             }
             Drawing::Silent => None,
         };
+        if let Some(watcher) = &self.watcher {
+            watcher.received(label, done, total);
+        }
         let now = Instant::now();
         Transfer {
             progress: self,
@@ -100,7 +137,7 @@ impl Progress {
 
     /// Begins something slow whose end cannot be foreseen.
     pub(super) fn task(&self, label: &str) -> Task<'_> {
-        let bar = match &self.0 {
+        let bar = match &*self.drawing {
             Drawing::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
                 bar.set_message(label.to_owned());
@@ -144,6 +181,9 @@ impl Transfer<'_> {
     /// Sets how many bytes are here; fewer than before after a restart.
     pub fn set(&mut self, done: u64) {
         self.done = done;
+        if let Some(watcher) = &self.progress.watcher {
+            watcher.received(&self.label, done, self.total);
+        }
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             return;
@@ -162,6 +202,11 @@ impl Transfer<'_> {
                 at: Instant::now(),
             };
         }
+    }
+
+    /// Whether nobody wants the file any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.progress.is_cancelled()
     }
 
     /// Says that all bytes are here and verified.

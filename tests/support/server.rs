@@ -34,8 +34,8 @@ impl Server {
         let address = door.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let core = Core::new(&config, &Progress::silent()).unwrap_or_else(|e| panic!("{e}"));
-        core.load(&config, &Progress::silent())
-            .unwrap_or_else(|e| panic!("{e}"));
+        core.fleet.restore();
+        core.load().unwrap_or_else(|e| panic!("{e}"));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             let shutdown = async move { drop(stopped.await) };

@@ -34,6 +34,7 @@ fn minilm() -> ModelInfo {
             isa: "avx2",
         }),
         created: 0,
+        required: true,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct ModelInfo {
     pub encoder: Option<EncoderInfo>,
     /// When loading finished, in seconds since the Unix epoch; 0 before.
     pub created: u64,
+    /// Whether the service is not ready without it.
+    pub required: bool,
 }
 
 impl ModelInfo {
@@ -34,6 +36,7 @@ impl ModelInfo {
             revision: None,
             encoder: None,
             created: 0,
+            required: true,
         }
     }
 
@@ -179,7 +182,7 @@ pub fn score_meaning(info: &EncoderInfo) -> Option<&'static str> {
 pub enum ModelState {
     /// Files or sessions are being made.
     Loading,
-    /// It answers.
+    /// It answers, after it is loaded again if it was unloaded for want of requests.
     Ready,
     /// It did not load; the reason.
     Failed(String),

@@ -9,13 +9,13 @@ use std::{
 };
 
 use retort_models::{
-    EncoderModel,
+    EncoderModel, Runtime,
     catalog::Entry,
     verify::{Published, Verification, verify},
 };
 use sha2::{Digest, Sha256};
 
-use super::{Core, StartError};
+use super::StartError;
 use crate::config::{Config, ModelEntry, Verify};
 
 /// Folder of the cache directory in which passes are remembered.
@@ -30,7 +30,7 @@ const LEVELS_MAX: usize = 4;
 /// # Errors
 /// When a number is not what was published; the message names the first one.
 pub(super) fn check(
-    core: &Core,
+    runtime: &Runtime,
     config: &Config,
     entry: &ModelEntry,
     opened: &Opened<'_>,
@@ -46,7 +46,7 @@ pub(super) fn check(
     if published.references.is_empty() || pools_otherwise(entry, known) {
         return Ok(());
     }
-    let record = record(core, config, entry, opened, &published);
+    let record = record(runtime, config, entry, opened, &published);
     let model = &*entry.name;
     if config.verify == Verify::FirstLoad && record.as_ref().is_ok_and(|path| path.exists()) {
         tracing::debug!(model, "its numbers were checked before");
@@ -106,7 +106,7 @@ fn failure(found: &Verification) -> Option<String> {
 
 /// The file that is there when these very files passed on this very program.
 fn record(
-    core: &Core,
+    runtime: &Runtime,
     config: &Config,
     entry: &ModelEntry,
     opened: &Opened<'_>,
@@ -117,7 +117,7 @@ fn record(
         "{}\n{}\n{}\n{:?}\n{:?}\n{:?}\n",
         entry.name,
         env!("CARGO_PKG_VERSION"),
-        core.runtime.version(),
+        runtime.version(),
         entry.max_tokens,
         opened.model.info(),
         published,

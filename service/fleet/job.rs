@@ -1,0 +1,242 @@
+//! One load, from the files to the first answer, on a thread of its own.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    Eviction, FoundFiles, Inner, Stage, StartError, keeper,
+    load::Loaded,
+    member::Member,
+    memory::{Fit, Shortage, in_words},
+};
+use crate::{
+    config::{Setting, setting},
+    engine::encode::Parts,
+    provision::Watch,
+    telemetry::{LoadOutcome, ModelLabels},
+};
+
+/// Why a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was launched just now: if it fails, it does not return after a restart either.
+    First,
+    /// It is configured, or was launched before a restart.
+    Restored,
+    /// It was unloaded for want of requests, and somebody asks.
+    Again,
+    /// It was launched differently than it runs.
+    Anew,
+}
+
+/// Has sleeping models loaded when requests ask for them.
+pub fn load_on_demand(inner: &Arc<Inner>) {
+    let weak = Arc::downgrade(inner);
+    inner.engine.on_wake(Box::new(move |name| {
+        let Some(inner) = weak.upgrade() else { return };
+        match inner.find(name) {
+            Ok(member) => spawn(&inner, &member, Attempt::Again),
+            // It was terminated at this moment.
+            Err(error) => inner.engine.failed(name, error.to_string()),
+        }
+    }));
+}
+
+/// Loads in the background.
+pub fn spawn(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
+    let (inner, member) = (inner.clone(), member.clone());
+    on_thread(&format!("load-{}", member.uid()), move || {
+        run(&inner, &member, attempt);
+    });
+}
+
+/// Runs `work` on a thread of its own; a system that refuses one is told, and the work is done
+/// here instead.
+pub fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    let work = Arc::new(std::sync::Mutex::new(Some(work)));
+    let take = |work: &std::sync::Mutex<Option<_>>| {
+        work.lock().unwrap_or_else(PoisonError::into_inner).take()
+    };
+    let shared = work.clone();
+    let spawned = std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            if let Some(work) = take(&shared) {
+                work();
+            }
+        });
+    if let Err(error) = spawned {
+        tracing::error!(name, %error, "the system refuses a thread");
+        if let Some(work) = work.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            work();
+        }
+    }
+}
+
+/// Loads, and notes what came of it.
+pub fn run(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
+    let is_first = matches!(attempt, Attempt::First | Attempt::Restored);
+    if is_first && !member.take_turn() {
+        return;
+    }
+    // Whoever unloads it at this moment finishes first, so that it is never there twice.
+    let _busy = member.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    let started = Instant::now();
+    if attempt == Attempt::Anew
+        && let Some(retired) = inner.engine.put_aside(member.uid())
+    {
+        retired.finish(inner.settings.drain_timeout);
+        inner.unloaded(member, "it gets another number of replicas");
+    }
+    member.begin();
+    let outcome = bring_up(inner, member);
+    let took = started.elapsed();
+    match outcome {
+        Ok(()) => {
+            member.reach(Stage::Ready);
+            inner
+                .telemetry
+                .model_loaded(member.uid(), took, member.memory_bytes());
+        }
+        Err(_) if member.is_cancelled() => {
+            inner.release(member);
+            inner
+                .telemetry
+                .load_ended(member.uid(), took, LoadOutcome::Cancelled);
+        }
+        Err(error) => {
+            inner.release(member);
+            inner
+                .telemetry
+                .load_ended(member.uid(), took, LoadOutcome::Failed(&error));
+            inner.engine.failed(member.uid(), error.message.clone());
+            let stage = match attempt {
+                Attempt::First | Attempt::Restored => Stage::Failed,
+                // The next request tries again.
+                Attempt::Again | Attempt::Anew => Stage::Asleep,
+            };
+            member.failed(error, stage);
+            if attempt == Attempt::First && member.spec().persist {
+                member.respec(|spec| spec.persist = false);
+                inner.save();
+            }
+        }
+    }
+    inner.count();
+}
+
+fn bring_up(inner: &Inner, member: &Arc<Member>) -> Result<(), StartError> {
+    let found = inner.loader.find(member)?;
+    wanted(member)?;
+    member.found(&found);
+    inner
+        .engine
+        .found(member.uid(), found.origin.clone(), found.revision.clone());
+    make_room(inner, member, &found)?;
+    member.reach(Stage::Loading);
+    let loaded = inner.loader.open(member, &found)?;
+    serve(inner, member, loaded)
+}
+
+fn wanted(member: &Member) -> Result<(), StartError> {
+    if member.is_cancelled() {
+        return Err(StartError {
+            message: "the launch was cancelled".into(),
+            hint: None,
+        });
+    }
+    Ok(())
+}
+
+fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartError> {
+    if let Some(task) = member.spec().task {
+        task.check(member.uid(), &loaded.info)?;
+    }
+    member.weighs(loaded.info.weights_bytes);
+    let labels = ModelLabels {
+        model: member.uid().to_owned(),
+        architecture: loaded.info.architecture.clone(),
+        device: loaded.info.device.clone(),
+        dtype: loaded.info.dtype.clone(),
+    };
+    // Under this lock nobody takes the name away, so it is served by no other launch.
+    let members = inner.members();
+    wanted(member)?;
+    inner.engine.serve_parts(Parts {
+        name: member.uid().into(),
+        info: loaded.info,
+        tokenizer: loaded.tokenizer,
+        encoders: loaded.encoders,
+        telemetry: inner.telemetry.clone(),
+    })?;
+    drop(members);
+    inner.telemetry.model_served(&labels);
+    Ok(())
+}
+
+/// Reserves the memory of a model, after idle ones were unloaded where that is allowed.
+fn make_room(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<(), StartError> {
+    let Some(need) = &found.need else {
+        return Ok(());
+    };
+    // Each round unloads somebody, so there are no more rounds than models.
+    loop {
+        let idle = match inner.settings.eviction {
+            Eviction::Never => Vec::new(),
+            Eviction::IdleModels => keeper::idle_longest_first(inner, member),
+        };
+        let ids: Vec<u64> = idle.iter().map(|member| member.id()).collect();
+        let fit = inner.ledger().fit(member.id(), need.bytes, &ids);
+        let gone = match fit {
+            Fit::Reserved => return Ok(()),
+            Fit::Never(shortage) => {
+                member.no_room();
+                return Err(refused(inner, member, &need.parts, &shortage));
+            }
+            Fit::After(gone) => gone,
+        };
+        let mut unloaded = false;
+        for victim in idle.iter().filter(|victim| gone.contains(&victim.id())) {
+            unloaded |= keeper::unload(inner, victim, "room is needed for another model");
+        }
+        if !unloaded {
+            // They were idle a moment ago and are used now.
+            let held = inner.ledger().held();
+            let shortage = Shortage {
+                needed: need.bytes,
+                held,
+                evictable: 0,
+                limit: inner.settings.memory_bytes.unwrap_or_default(),
+            };
+            member.no_room();
+            return Err(refused(inner, member, &need.parts, &shortage));
+        }
+    }
+}
+
+fn refused(inner: &Inner, member: &Member, parts: &str, shortage: &Shortage) -> StartError {
+    let eviction = match inner.settings.eviction {
+        Eviction::Never => "allow idle models to be unloaded for it with `--allow-eviction`, ",
+        Eviction::IdleModels => "",
+    };
+    StartError {
+        message: format!(
+            "model `{}` does not fit into memory: it takes about {} ({parts}), other models hold \
+             {} of {}, and unloading idle ones would free {}",
+            member.uid(),
+            in_words(shortage.needed),
+            in_words(shortage.held),
+            in_words(shortage.limit),
+            in_words(shortage.evictable),
+        ),
+        hint: Some(format!(
+            "terminate a model, {eviction}raise the budget with {}, or lower `--workers`, \
+             `--max-batch-tokens` or the model's `max_tokens`",
+            setting("models.memory_budget_mib")
+                .map(Setting::ways)
+                .unwrap_or_default()
+        )),
+    }
+}

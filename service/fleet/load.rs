@@ -1,0 +1,179 @@
+//! From a model's entry to encoders that run: the slow part of a launch, in two steps with the
+//! memory check between them. Blocks; knows nothing of names, other models or requests.
+
+use std::{path::Path, path::PathBuf, sync::Arc};
+
+use retort_models::{
+    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LoadOptions, Runtime, Tokenizer,
+    Truncation, TruncationSide,
+};
+
+use super::{
+    Stage, StartError,
+    first_load::{self, Opened},
+    member::Member,
+};
+use crate::{
+    config::{Config, ModelEntry},
+    engine::{Engine, EngineLimits, encode::WorkerKind},
+    memory::{self, MemoryBudget},
+    provision::{self, ModelFiles, ModelRequest, Progress, Weights},
+};
+
+/// The files of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFiles {
+    /// Where they are.
+    pub dir: PathBuf,
+    /// Where they came from, in words for people.
+    pub origin: String,
+    /// Their revision, when the source has one.
+    pub revision: Option<String>,
+    /// What the model will take of memory, when that can be told; otherwise it is not refused.
+    pub need: Option<Need>,
+}
+
+/// What a model takes of memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The most at once, in bytes: while it is loaded or while it serves.
+    pub bytes: u64,
+    /// Of what that is the sum, in words for people.
+    pub parts: String,
+}
+
+/// A model that runs and is not served yet.
+pub struct Loaded {
+    /// What the checkpoint says.
+    pub info: EncoderInfo,
+    /// Shared by all requests.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The sessions.
+    pub encoders: Vec<(WorkerKind, Box<dyn Encode>)>,
+}
+
+/// Loads checkpoints from the configured sources.
+pub struct CheckpointLoader {
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// ONNX Runtime.
+    pub runtime: Runtime,
+    /// How the machine is used.
+    pub limits: EngineLimits,
+    /// What models may take of memory.
+    pub budget: MemoryBudget,
+    /// Where downloads are drawn.
+    pub progress: Progress,
+}
+
+impl CheckpointLoader {
+    /// Finds the files of a model, or fetches them.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub fn fetch(&self, entry: &ModelEntry, progress: &Progress) -> Result<ModelFiles, StartError> {
+        let id = entry.location.id();
+        let request = ModelRequest {
+            id: &id,
+            revision: entry.revision.as_deref(),
+            weights: Weights::Checkpoint,
+            entry: entry.published(),
+        };
+        Ok(provision::model(
+            &self.config.provision,
+            &request,
+            progress,
+        )?)
+    }
+
+    /// Reads files as the configuration and the catalogue say.
+    ///
+    /// # Errors
+    /// When they are no model that this program runs.
+    pub fn read(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
+        let options = LoadOptions {
+            max_tokens: entry.max_tokens,
+            pooling: entry.pooling,
+            ..LoadOptions::new(self.runtime.clone())
+        };
+        let options = match &entry.known {
+            Some(known) => known.complete(dir, options),
+            None => Ok(options),
+        };
+        options
+            .and_then(|options| EncoderModel::load(dir, &options))
+            .map_err(|error| StartError {
+                message: format!("model `{}` cannot be loaded: {error}", entry.name),
+                hint: None,
+            })
+    }
+}
+
+/// Makes models run. Tests put a fake behind it.
+pub trait Load: Send + Sync {
+    /// Finds the files of a model, or fetches them.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    fn find(&self, member: &Arc<Member>) -> Result<FoundFiles, StartError>;
+
+    /// Makes the sessions of a model whose files were found and for which there is room.
+    ///
+    /// # Errors
+    /// When the files are no model that this program runs, or ONNX Runtime refuses it.
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError>;
+}
+
+impl Load for CheckpointLoader {
+    fn find(&self, member: &Arc<Member>) -> Result<FoundFiles, StartError> {
+        let entry = member.entry();
+        let files = self.fetch(entry, &self.progress.watched(member.clone()))?;
+        let load = memory::load_of(&self.limits, entry, member.spec().replicas);
+        // Files that cannot be estimated are explained by the attempt to load them.
+        let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
+        Ok(FoundFiles {
+            dir: files.dir,
+            origin: files.origin.to_string(),
+            revision: files.revision,
+            need: estimate.and_then(|estimate| self.budget.need(&estimate)),
+        })
+    }
+
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
+        let entry = member.entry();
+        let model = self.read(&found.dir, entry)?;
+        member.reach(Stage::Verifying);
+        let opened = Opened {
+            model: &model,
+            dir: &found.dir,
+        };
+        first_load::check(&self.runtime, &self.config, entry, &opened)?;
+        let mut encoders = Engine::encoders(&self.limits, &model, member.spec().replicas)?;
+        member.reach(Stage::Warming);
+        warm(&model, &mut encoders)?;
+        Ok(Loaded {
+            info: model.info().clone(),
+            tokenizer: model.tokenizer().clone(),
+            encoders,
+        })
+    }
+}
+
+/// Runs every session once, so that the first request finds its memory there and a session that
+/// cannot run is told now.
+fn warm(
+    model: &EncoderModel,
+    encoders: &mut [(WorkerKind, Box<dyn Encode>)],
+) -> Result<(), StartError> {
+    let truncation = Truncation {
+        max_tokens: model.info().max_tokens,
+        side: TruncationSide::End,
+    };
+    let encoding = model.tokenizer().encode("ready", truncation)?;
+    let mut batch = Batch::wanting(model.info().heads);
+    batch.push(&encoding);
+    for (_, encoder) in encoders {
+        encoder.encode(&batch)?;
+    }
+    Ok(())
+}

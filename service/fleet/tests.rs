@@ -1,0 +1,312 @@
+//! The fleet over the real engine, with a fake behind the loader: no file is read, no time passes
+//! that a test does not let pass.
+
+mod idle;
+mod launch;
+mod restart;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use retort_models::{
+    Batch, Catalog, Encode, EncoderInfo, GraphSource, Heads, Output, Pooling, Prompts, Tokenizer,
+};
+
+use super::{
+    Eviction, Fleet, FleetParts, FleetSettings, LaunchSpec, Stage, StartError,
+    load::{FoundFiles, Load, Loaded, Need},
+    member::Member,
+};
+use crate::{
+    config::{ModelEntry, location},
+    engine::{
+        Clock, Engine, EngineLimits, KeepAlive,
+        encode::{UntrainedDimensions, WorkerKind},
+        request::{EmbedInput, EmbedRequest, ModelInfo},
+    },
+    error::Result,
+    provision::ProvisionConfig,
+    telemetry::Telemetry,
+};
+
+/// A model of a configuration.
+pub fn entry(name: &str) -> ModelEntry {
+    ModelEntry {
+        name: name.into(),
+        aliases: Vec::new(),
+        location: location(&format!("/models/{name}"), None).unwrap(),
+        revision: None,
+        max_tokens: None,
+        pooling: None,
+        required: true,
+        known: None,
+        by_name: false,
+        keep_alive: None,
+        replicas: 1,
+    }
+}
+
+/// Loads what it is told about, when it is let.
+#[derive(Default)]
+pub struct FakeLoader {
+    needs: Mutex<HashMap<String, u64>>,
+    broken: Mutex<Vec<String>>,
+    gates: Gates,
+    loads: AtomicUsize,
+    alive: Arc<AtomicUsize>,
+}
+
+/// Doors by model; a load waits before one that is shut.
+#[derive(Default)]
+struct Gates {
+    shut: Mutex<Vec<String>>,
+    opened: Condvar,
+}
+
+impl Gates {
+    fn shut(&self, uid: &str) {
+        self.shut.lock().unwrap().push(uid.into());
+    }
+
+    fn open(&self, uid: &str) {
+        self.shut.lock().unwrap().retain(|shut| shut != uid);
+        self.opened.notify_all();
+    }
+
+    fn pass(&self, uid: &str) {
+        let shut = self.shut.lock().unwrap();
+        drop(
+            self.opened
+                .wait_while(shut, |shut| shut.iter().any(|s| s == uid))
+                .unwrap(),
+        );
+    }
+}
+
+impl Load for FakeLoader {
+    fn find(&self, member: &Arc<Member>) -> Result<FoundFiles, StartError> {
+        self.gates.pass(member.uid());
+        let need = self.needs.lock().unwrap().get(member.uid()).copied();
+        Ok(FoundFiles {
+            dir: PathBuf::from("/models").join(member.uid()),
+            origin: "a test".into(),
+            revision: None,
+            need: need.map(|bytes| Need {
+                bytes,
+                parts: "all of it weights".into(),
+            }),
+        })
+    }
+
+    fn open(&self, member: &Member, _: &FoundFiles) -> Result<Loaded, StartError> {
+        if self
+            .broken
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|b| b == member.uid())
+        {
+            return Err(StartError {
+                message: "no such file".into(),
+                hint: None,
+            });
+        }
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/checkpoints/bert-tiny-mean"
+        );
+        let sessions = member.spec().replicas;
+        let encoder = || {
+            self.alive.fetch_add(1, Ordering::SeqCst);
+            let fake: Box<dyn Encode> = Box::new(FakeEncoder(self.alive.clone()));
+            (WorkerKind::Share, fake)
+        };
+        Ok(Loaded {
+            info: info(),
+            tokenizer: Arc::new(Tokenizer::load(golden.as_ref()).unwrap()),
+            encoders: (0..sessions).map(|_| encoder()).collect(),
+        })
+    }
+}
+
+/// Counts itself among the living.
+struct FakeEncoder(Arc<AtomicUsize>);
+
+impl Drop for FakeEncoder {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Encode for FakeEncoder {
+    fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
+        let output = Output {
+            dense: Some(vec![1.0, 0.0]),
+            ..Output::default()
+        };
+        Ok(vec![output; batch.sequences()])
+    }
+}
+
+fn info() -> EncoderInfo {
+    EncoderInfo {
+        architecture: "fake".into(),
+        heads: Heads::DENSE,
+        dimensions: 2,
+        token_dimensions: 0,
+        labels: 0,
+        label_names: Vec::new(),
+        max_tokens: 16,
+        pooling: Some(Pooling::Mean),
+        vocab_size: 100,
+        parameters: 1,
+        weights_bytes: 4,
+        checkpoint_dtype: "float32".into(),
+        dtype: "float32".into(),
+        device: "cpu".into(),
+        source: GraphSource::Built,
+        matryoshka: retort_models::Matryoshka::default(),
+        instruction: None,
+        cutoff_layer: None,
+        prompts: Prompts::default(),
+        tasks: Vec::new(),
+        pair_template: None,
+        isa: "none",
+    }
+}
+
+/// A fleet of fakes, and the clock that idle time passes by.
+pub struct Yard {
+    pub fleet: Fleet,
+    pub engine: Engine,
+    pub loader: Arc<FakeLoader>,
+    now: Arc<Mutex<Instant>>,
+    pub folder: Arc<tempfile::TempDir>,
+}
+
+impl Yard {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With settings other than: no limit, no eviction, nothing persists.
+    pub fn with(change: impl FnOnce(&mut FleetSettings)) -> Self {
+        Self::in_folder(Arc::new(tempfile::tempdir().unwrap()), change)
+    }
+
+    /// The next process over the same files.
+    pub fn after_restart(&self) -> Self {
+        Self::in_folder(self.folder.clone(), |_| {})
+    }
+
+    fn in_folder(folder: Arc<tempfile::TempDir>, change: impl FnOnce(&mut FleetSettings)) -> Self {
+        let now = Arc::new(Mutex::new(Instant::now()));
+        let telling = now.clone();
+        let clock = Clock::telling(move || *telling.lock().unwrap());
+        let engine = Engine::with_clock(limits(), Telemetry::new(), clock).unwrap();
+        let loader = Arc::new(FakeLoader::default());
+        let mut settings = settings(folder.path().join("state.json"));
+        change(&mut settings);
+        let fleet = Fleet::new(parts(&engine, loader.clone(), settings));
+        Self {
+            fleet,
+            engine,
+            loader,
+            now,
+            folder,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        *self.now.lock().unwrap() += time;
+        self.engine.alarm().ring();
+    }
+
+    /// Launches and waits.
+    pub async fn ready(&self, spec: LaunchSpec) -> String {
+        let uid = self.fleet.launch(spec).unwrap().uid;
+        self.fleet.wait_ready(&uid).await.unwrap();
+        uid
+    }
+
+    /// A request.
+    pub async fn embed(&self, model: &str) -> Result<usize> {
+        let request = EmbedRequest {
+            model: Some(model.into()),
+            inputs: vec![EmbedInput::Text("hello".into())],
+            ..EmbedRequest::default()
+        };
+        Ok(self.engine.embed(request).await?.embeddings.len())
+    }
+
+    /// Waits, yielding, until a model stands where it should; the test fails with a hang else.
+    pub async fn until(&self, uid: &str, stage: Stage) {
+        while self.fleet.progress(uid).unwrap().stage != stage {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sessions that exist.
+    pub fn alive(&self) -> usize {
+        self.loader.alive.load(Ordering::SeqCst)
+    }
+
+    /// Loads so far.
+    pub fn loads(&self) -> usize {
+        self.loader.loads.load(Ordering::SeqCst)
+    }
+}
+
+impl Fleet {
+    /// A fleet that loads fakes into an engine, for tests of what lies above it.
+    pub fn over(engine: &Engine) -> Self {
+        let settings = settings(std::env::temp_dir().join("retort-is-never-written.json"));
+        Self::new(parts(engine, Arc::new(FakeLoader::default()), settings))
+    }
+}
+
+fn parts(engine: &Engine, loader: Arc<FakeLoader>, settings: FleetSettings) -> FleetParts {
+    FleetParts {
+        engine: engine.clone(),
+        loader,
+        settings,
+        catalog: Arc::new(Catalog::compiled().unwrap()),
+        provision: ProvisionConfig::from_env(|_| None).unwrap(),
+    }
+}
+
+fn settings(state_file: PathBuf) -> FleetSettings {
+    FleetSettings {
+        state_file,
+        persist: false,
+        keep_alive: KeepAlive::Forever,
+        memory_bytes: None,
+        eviction: Eviction::Never,
+        drain_timeout: Duration::from_secs(30),
+    }
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits {
+        max_inputs_per_request: 8,
+        max_batch_tokens: 64,
+        max_queue_tokens: 1_024,
+        request_timeout: Duration::from_secs(60),
+        untrained_dimensions: UntrainedDimensions::Refused,
+        threads: 1,
+        workers: 1,
+    }
+}
+
+fn registered(name: &str) -> ModelInfo {
+    ModelInfo::loading(name, Vec::new())
+}
