@@ -7,26 +7,26 @@ use std::{
     sync::LazyLock,
 };
 
-use crate::support::server::Server;
-
-const OPENAI: &str = "openai==2.54.0";
-const HUGGINGFACE: &str = "huggingface_hub==2.4.0";
+use crate::support::{golden, server::Server};
 
 /// The Python of an environment with the `openai` package, made once for all tests.
-fn python() -> &'static Path {
-    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| python_with(OPENAI));
-    &PYTHON
-}
+static OPENAI: LazyLock<PathBuf> = LazyLock::new(|| python_with("openai==2.54.0"));
 
-/// The same with `huggingface_hub`, whose vectors are numpy's.
-fn huggingface_python() -> &'static Path {
-    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
-        let python = python_with(HUGGINGFACE);
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "numpy"]));
-        python
-    });
-    &PYTHON
-}
+/// With the `cohere` package.
+static COHERE: LazyLock<PathBuf> = LazyLock::new(|| python_with("cohere==5.21.1"));
+
+/// With the `ollama` package.
+static OLLAMA: LazyLock<PathBuf> = LazyLock::new(|| python_with("ollama==0.6.3"));
+
+/// With Infinity's own client.
+static INFINITY: LazyLock<PathBuf> = LazyLock::new(|| python_with("infinity_client==0.0.78"));
+
+/// With `huggingface_hub`, whose vectors are numpy's.
+static HUGGINGFACE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let python = python_with("huggingface_hub==2.4.0");
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "numpy"]));
+    python
+});
 
 /// A Python environment under `target/` with this package. Two at once would disturb each other.
 fn python_with(package: &str) -> PathBuf {
@@ -64,20 +64,66 @@ fn run(command: &mut Command) -> String {
 }
 
 fn openai(server: &Server, model: &str, key: Option<&str>) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
-    let mut command = Command::new(python());
-    command
-        .arg(script)
-        .arg(format!("http://{}/v1", server.address()))
-        .arg(model);
+    let root = format!("http://{}/v1", server.address());
+    checked(&OPENAI, "openai_client.py", &[&root, model], key)
+}
+
+/// What a script in `tests/clients/` reports; it must succeed.
+fn checked(python: &Path, script: &str, arguments: &[&str], key: Option<&str>) -> String {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let mut command = Command::new(python);
+    command.arg(clients.join(script)).args(arguments);
     if let Some(key) = key {
         command.args(["--api-key", key]);
     }
     // A proxy of the environment must not come between two processes of one machine.
     command
         .env("NO_PROXY", "127.0.0.1")
-        .env("no_proxy", "127.0.0.1");
+        .env("no_proxy", "127.0.0.1")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     run(&mut command)
+}
+
+/// A server with the tiny models `tiny` (vectors), `judge` (a reranker) and `nli` (three labels).
+fn tiny_models(more: &[(&str, &str)]) -> Server {
+    let model = |name, folder| format!("{name}={}", golden("checkpoints").join(folder).display());
+    let tiny = model("tiny", "bert-tiny-mean");
+    let judge = model("judge", "bert-tiny-score");
+    let nli = model("nli", "bert-tiny-score3");
+    let mut flags: Vec<_> = [&tiny, &judge, &nli]
+        .map(|model| ("model", model.as_str()))
+        .into();
+    flags.extend_from_slice(more);
+    Server::start(&flags)
+}
+
+/// A client whose script takes the root, an embedding model and a reranker, with and without keys.
+fn is_at_home(python: &Path, script: &str) {
+    for key in [None, Some("s3cret")] {
+        let more: Vec<_> = key.iter().map(|key| ("api-key", *key)).collect();
+        let server = tiny_models(&more);
+        let root = format!("http://{}", server.address());
+        let report = checked(python, script, &[&root, "tiny", "judge"], key);
+        assert!(
+            report.lines().filter(|line| line.starts_with("ok")).count() >= 6,
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn the_cohere_package_is_at_home() {
+    is_at_home(&COHERE, "cohere_client.py");
+}
+
+#[test]
+fn the_ollama_package_is_at_home() {
+    is_at_home(&OLLAMA, "ollama_client.py");
+}
+
+#[test]
+fn the_infinity_client_package_is_at_home() {
+    is_at_home(&INFINITY, "infinity.py");
 }
 
 #[test]
@@ -91,7 +137,7 @@ fn the_openai_package_is_at_home() {
 
 #[test]
 fn the_openai_package_shows_its_key() {
-    let tiny = crate::support::golden("checkpoints/bert-tiny-mean");
+    let tiny = golden("checkpoints/bert-tiny-mean");
     let model = format!("tiny={}", tiny.display());
     let allow = ("allow-untrained-dimensions", "true");
     let server = Server::start(&[("model", &model), ("api-key", "s3cret"), allow]);
@@ -102,7 +148,7 @@ fn the_openai_package_shows_its_key() {
 #[test]
 fn the_huggingface_client_sees_one_model_at_each_root() {
     let [embedder, classifier] = ["bert-tiny-mean", "bert-tiny-score3"].map(|name| {
-        let folder = crate::support::golden("checkpoints").join(name);
+        let folder = golden("checkpoints").join(name);
         format!("{name}={}", folder.display())
     });
     let server = Server::start(&[
@@ -110,15 +156,10 @@ fn the_huggingface_client_sees_one_model_at_each_root() {
         ("model", &classifier),
         ("api-key", "s3cret"),
     ]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/huggingface_client.py");
-    let mut command = Command::new(huggingface_python());
-    command
-        .arg(script)
-        .arg(format!("http://{}", server.address()))
-        .args(["bert-tiny-mean", "bert-tiny-score3", "--api-key", "s3cret"])
-        .env("NO_PROXY", "127.0.0.1")
-        .env("no_proxy", "127.0.0.1");
-    let report = run(&mut command);
+    let root = format!("http://{}", server.address());
+    let roots = [&root[..], "bert-tiny-mean", "bert-tiny-score3"];
+    let script = "huggingface_client.py";
+    let report = checked(&HUGGINGFACE, script, &roots, Some("s3cret"));
     let good = report.lines().filter(|line| line.starts_with("ok")).count();
     assert_eq!(good, 5, "{report}");
 }

@@ -10,7 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::request::{Embedding, PairScore, Timings, Usage};
+use crate::{
+    engine::request::{Embedding, PairScore, Timings, Usage},
+    error::{Error, Result},
+};
+
+/// Answers with more numbers than this are written on a thread that may block.
+const BIG_ANSWER_NUMBERS: usize = 64 << 10;
 
 /// The header that asks for an account of each input.
 const DETAILS_HEADER: &str = "x-retort-details";
@@ -98,6 +104,22 @@ pub fn now() -> u64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+/// Writes an answer of so many numbers, off the async threads when they are many.
+///
+/// # Errors
+/// When writing panics.
+pub async fn written(
+    numbers: usize,
+    write: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> Result<Vec<u8>> {
+    if numbers <= BIG_ANSWER_NUMBERS {
+        return Ok(write());
+    }
+    tokio::task::spawn_blocking(write)
+        .await
+        .map_err(|error| Error::Internal(format!("writing an answer: {error}")))
 }
 
 /// What the headers tell: the same names as text-embeddings-inference has, and what was cut.

@@ -13,8 +13,11 @@ use utoipa::ToSchema;
 use super::{
     AppState,
     answer::{self, Headers, UsageBody},
+    contested::{self, Door, Marks, Speaker},
+    errors::INFINITY,
     extract::{JsonBody, WireBody},
     fields::{self, Cut, WholeNumber},
+    infinity::InfinityLabels,
     observe::RequestLog,
     rerank::scale,
     texts,
@@ -150,10 +153,45 @@ struct ClassifyDatum<'a> {
 
 /// `POST /v1/classify`.
 pub async fn classify(
-    State(state): State<AppState>,
+    state: State<AppState>,
     log: RequestLog,
     JsonBody(body): JsonBody<ClassifyBody>,
 ) -> Result<Response> {
+    labelled(state, log, body, Door::Versioned).await
+}
+
+/// `POST /classify`, which vLLM and Infinity both have.
+pub async fn classify_bare(
+    state: State<AppState>,
+    log: RequestLog,
+    JsonBody(body): JsonBody<ClassifyBody>,
+) -> Result<Response> {
+    labelled(state, log, body, Door::Bare).await
+}
+
+/// `POST /infinity/classify`.
+pub async fn classify_infinity(
+    state: State<AppState>,
+    log: RequestLog,
+    JsonBody(body): JsonBody<ClassifyBody>,
+) -> Result<Response> {
+    labelled(state, log, body, Door::Infinity).await
+}
+
+async fn labelled(
+    State(state): State<AppState>,
+    log: RequestLog,
+    body: ClassifyBody,
+    door: Door,
+) -> Result<Response> {
+    let marks = Marks {
+        infinitys: contested::infinitys(body.model.as_deref(), body.raw_scores),
+        ..Marks::default()
+    };
+    let speaker = contested::classify(door, marks);
+    if speaker == Speaker::Infinity {
+        log.speaks(&INFINITY);
+    }
     let named = body.model.clone().filter(|model| !model.is_empty());
     let request = body.request()?;
     log.asked(request.inputs.len());
@@ -166,7 +204,11 @@ pub async fn classify(
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());
     let model = named.as_deref().unwrap_or(&response.model);
-    Ok(headers.respond_json(&ClassifyAnswer::new(&response, model)))
+    Ok(if speaker == Speaker::Infinity {
+        headers.respond_json(&InfinityLabels::new(&response, model))
+    } else {
+        headers.respond_json(&ClassifyAnswer::new(&response, model))
+    })
 }
 
 impl ClassifyBody {

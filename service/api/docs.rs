@@ -2,6 +2,7 @@
 //! compiled in, so that it works on a machine without a way out.
 
 mod dialects;
+pub mod peers;
 
 use std::sync::Arc;
 
@@ -164,6 +165,7 @@ fn components() -> Components {
     add::<Version>(&mut schemas);
     add::<ErrorBody<'_>>(&mut schemas);
     add_all(&mut schemas);
+    peers::schemas(&mut schemas);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
     ComponentsBuilder::new()

@@ -61,6 +61,20 @@ pub const OLLAMA: Dialect = Dialect {
     status: Error::status,
 };
 
+/// Cohere's routes; its clients raise by status and show `message`, which the union has.
+pub const COHERE: Dialect = Dialect {
+    name: "cohere",
+    render_error: union_body,
+    status: Error::status,
+};
+
+/// Infinity's routes, whose errors are `OpenAI`'s but for the status of an unknown model.
+pub const INFINITY: Dialect = Dialect {
+    name: "infinity",
+    render_error: union_body,
+    status: infinity_status,
+};
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = self.status().into_response();
@@ -187,10 +201,30 @@ fn tei_body(error: &Error) -> Vec<u8> {
     serde_json::to_vec(&body).expect("strings always serialise")
 }
 
+fn infinity_status(error: &Error) -> StatusCode {
+    match error {
+        Error::ModelNotFound { .. } => StatusCode::BAD_REQUEST,
+        other => other.status(),
+    }
+}
+
+/// Ollama's own sentences where its clients look for them.
 fn ollama_body(error: &Error) -> Vec<u8> {
-    let body = OllamaError {
-        error: &error.public_message(),
+    let sentence = match error {
+        Error::ModelNotFound { model, served } => {
+            format!("model '{model}' not found; served here: {served}")
+        }
+        Error::InputTooLong {
+            place,
+            tokens,
+            limit,
+        } => format!(
+            "the input length exceeds the context length: {place} has {tokens} tokens, more than \
+             the limit of {limit}; shorten it, or send `\"truncate\": true` to have it cut"
+        ),
+        other => other.public_message(),
     };
+    let body = OllamaError { error: &sentence };
     serde_json::to_vec(&body).expect("strings always serialise")
 }
 
@@ -306,6 +340,24 @@ mod tests {
         let drawn = draw(loading.clone().into_response(), &loading, &OPENAI);
         assert_eq!(drawn.status(), 503);
         assert_eq!(drawn.headers()["retry-after"], "30");
+    }
+
+    #[test]
+    fn ollamas_clients_find_ollamas_sentences() {
+        let text = |error: &Error| String::from_utf8(ollama_body(error)).unwrap();
+        let missing = Error::ModelNotFound {
+            model: "x".into(),
+            served: "bge-m3".into(),
+        };
+        assert!(text(&missing).starts_with(r#"{"error":"model 'x' not found"#));
+        let long = Error::InputTooLong {
+            place: crate::error::Place::Input(0),
+            tokens: 9,
+            limit: 8,
+        };
+        assert!(text(&long).contains("the input length exceeds the context length"));
+        assert_eq!(infinity_status(&missing), 400);
+        assert_eq!(infinity_status(&long), 400);
     }
 
     #[test]

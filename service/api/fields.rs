@@ -10,6 +10,7 @@ use utoipa::openapi::{
     schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
 };
 
+use super::contested::UNNAMED_MODEL;
 use crate::{
     engine::request::Truncate,
     error::{Error, Result},
@@ -17,9 +18,6 @@ use crate::{
 
 /// Names are short; an error that repeats one must be, too.
 const MAX_MODEL_CHARS: usize = 256;
-
-/// Infinity's way not to name a model.
-const UNNAMED_MODEL: &str = "default/not-specified";
 
 /// The model that is named; an empty name is none.
 ///

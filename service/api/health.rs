@@ -235,6 +235,7 @@ pub async fn root() -> String {
          GET  /v1/models       what is served\n\
          GET  /docs            every route, to try out\n\
          GET  /readyz          whether the models answer\n\
-         GET  /metrics         what was counted\n"
+         GET  /metrics         what was counted\n\n\
+         For clients that look for these words here: Ollama is running\n"
     )
 }

@@ -7,15 +7,18 @@ pub mod access;
 mod addressed;
 mod answer;
 mod classify;
+mod cohere;
 mod contested;
 mod docs;
 mod errors;
 mod extract;
 mod fields;
 mod health;
+mod infinity;
 mod llama_cpp;
 mod models;
 mod observe;
+mod ollama;
 pub mod openai;
 mod path;
 pub mod rerank;
@@ -46,7 +49,8 @@ use utoipa::openapi::path::Operation;
 
 use self::{
     access::Access::{Inference, Metrics, Open},
-    errors::{Dialect, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM},
+    docs::peers,
+    errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM},
     observe::RequestLog,
 };
 pub use self::{
@@ -66,6 +70,18 @@ pub struct AppState {
     pub settings: Arc<ApiSettings>,
     /// Where requests are counted.
     pub telemetry: Telemetry,
+}
+
+impl AppState {
+    /// Names the model of a request before the work starts, so that the log has it even when
+    /// nothing comes of it.
+    fn announce(&self, log: &RequestLog, model: Option<&str>) {
+        if let Some(name) = model
+            && let Ok(info) = self.engine.model(name)
+        {
+            log.about(&info.name);
+        }
+    }
 }
 
 /// One row of the route table.
@@ -110,13 +126,24 @@ pub static ROUTES: &[Route] = routes! {
     post Inference OPENAI "embed"   openai::model_embeddings, docs::embeddings:
         "/v1/engines/{model}/embeddings"
         "/tei/{model}/v1/embeddings" "/tei/{model}/embeddings";
-    post Inference OPENAI "rerank"  rerank::rerank, docs::rerank:
-        "/v1/rerank" "/rerank" "/v1/reranking" "/reranking" "/v2/rerank";
+    post Inference OPENAI "rerank"  rerank::rerank, docs::rerank: "/v1/rerank" "/v1/reranking";
+    post Inference OPENAI "rerank"  rerank::rerank_bare, docs::rerank: "/rerank" "/reranking";
+    post Inference COHERE "rerank"  rerank::rerank_v2, docs::rerank: "/v2/rerank";
     post Inference TEI    "rerank"  rerank::model_rerank, docs::rerank: "/tei/{model}/rerank";
     post Inference OLLAMA "rerank"  rerank::rerank_plain, docs::rerank: "/api/rerank";
+    post Inference INFINITY "rerank" rerank::rerank_infinity, docs::rerank: "/infinity/rerank";
     post Inference OPENAI "score"   score::score, docs::score: "/v1/score" "/score";
-    post Inference OPENAI "classify" classify::classify, docs::classify:
-        "/v1/classify" "/classify";
+    post Inference OPENAI "classify" classify::classify, docs::classify: "/v1/classify";
+    post Inference OPENAI "classify" classify::classify_bare, docs::classify: "/classify";
+    post Inference INFINITY "classify" classify::classify_infinity, peers::infinity_classify:
+        "/infinity/classify";
+    post Inference OPENAI "tokenize" contested::tokenize, docs::tokenize:
+        "/tokenize" "/v1/tokenize";
+    post Inference OPENAI "decode"  vllm::detokenize, docs::detokenize: "/detokenize";
+    post Inference COHERE "decode"  cohere::detokenize, peers::cohere_detokenize:
+        "/v1/detokenize";
+    post Inference COHERE "embed"   cohere::embed, peers::cohere_embed: "/v1/embed";
+    post Inference COHERE "embed"   cohere::embed_v2, peers::cohere_embed: "/v2/embed";
     post Inference TEI    "embed"   tei::embed, docs::tei_embed: "/embed" "/tei/{model}/embed";
     post Inference TEI    "embed"   tei::embed_all, docs::tei_embed_all:
         "/embed_all" "/tei/{model}/embed_all";
@@ -133,16 +160,23 @@ pub static ROUTES: &[Route] = routes! {
         "/tei/{model}/health" "/tei/{model}/ping" "/tei/{model}";
     post Inference TEI    "invoke"  contested::invoke, docs::invoke:
         "/" "/invocations" "/tei/{model}" "/tei/{model}/invocations";
-    post Inference OPENAI "tokenize" contested::tokenize, docs::tokenize:
-        "/tokenize" "/v1/tokenize";
-    post Inference OPENAI "decode"  vllm::detokenize, docs::detokenize:
-        "/detokenize" "/v1/detokenize";
     post Inference VLLM   "embed"   vllm::pooling, docs::pooling: "/pooling";
     get  Inference VLLM   "about"   vllm::load, docs::load: "/load";
     post Open      NATIVE "probe"   health::health, docs::health: "/ping";
     post Inference LLAMA_CPP "embed" llama_cpp::embedding, docs::llama_embedding: "/embedding";
     get  Inference LLAMA_CPP "about" llama_cpp::props, docs::llama_props: "/props";
     get  Inference LLAMA_CPP "about" llama_cpp::slots, docs::llama_slots: "/slots";
+    post Inference OLLAMA "embed"   ollama::embed, peers::ollama_embed: "/api/embed";
+    post Inference OLLAMA "embed"   ollama::embeddings, peers::ollama_embeddings:
+        "/api/embeddings";
+    get  Inference OLLAMA "models"  ollama::tags, peers::ollama_tags: "/api/tags";
+    get  Inference OLLAMA "models"  ollama::ps, peers::ollama_ps: "/api/ps";
+    post Inference OLLAMA "models"  ollama::show, peers::ollama_show: "/api/show";
+    post Inference OLLAMA "models"  ollama::pull, peers::ollama_pull: "/api/pull";
+    get  Open      OLLAMA "about"   ollama::version, peers::ollama_version: "/api/version";
+    post Inference INFINITY "embed" openai::embeddings, docs::embeddings: "/infinity/embeddings";
+    get  Inference INFINITY "models" infinity::models, peers::infinity_models: "/infinity/models";
+    get  Open      INFINITY "probe" health::health, docs::health: "/infinity/health";
     get  Inference OPENAI "models"  models::list, docs::models: "/v1/models" "/models";
     get  Inference OPENAI "models"  models::one, docs::model:
         "/v1/models/{*model}" "/models/{*model}";

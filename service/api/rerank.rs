@@ -24,7 +24,8 @@ use super::{
     AppState,
     addressed::Addressed,
     answer as account,
-    errors::TEI,
+    contested::{self, Door, Marks, Speaker},
+    errors::{INFINITY, TEI},
     extract::{JsonBody, WireBody},
     fields::{self, Cut, WholeNumber},
     observe::RequestLog,
@@ -130,14 +131,33 @@ impl WireBody for RerankBody {
     ];
 }
 
-/// `POST /v1/rerank`.
-pub async fn rerank(
-    state: State<AppState>,
-    log: RequestLog,
-    headers: HeaderMap,
-    JsonBody(body): JsonBody<RerankBody>,
-) -> Result<Response> {
-    answer(state, log, headers, body, Echo::Object).await
+macro_rules! doors {
+    ($($(#[$doc:meta])* $name:ident = $door:ident;)+) => {
+        $(
+            $(#[$doc])*
+            pub async fn $name(
+                state: State<AppState>,
+                log: RequestLog,
+                headers: HeaderMap,
+                JsonBody(body): JsonBody<RerankBody>,
+            ) -> Result<Response> {
+                answer(state, log, headers, body, Door::$door).await
+            }
+        )+
+    };
+}
+
+doors! {
+    /// `POST /v1/rerank`.
+    rerank = Versioned;
+    /// `POST /rerank`.
+    rerank_bare = Bare;
+    /// `POST /v2/rerank`, Cohere's.
+    rerank_v2 = Cohere;
+    /// `POST /api/rerank`, which Dify's ollama plugin calls; it reads a document as a plain text.
+    rerank_plain = Ollama;
+    /// `POST /infinity/rerank`.
+    rerank_infinity = Infinity;
 }
 
 /// `POST /tei/{model}/rerank`.
@@ -149,17 +169,7 @@ pub async fn model_rerank(
     JsonBody(mut body): JsonBody<RerankBody>,
 ) -> Result<Response> {
     body.model = model.or(body.model);
-    answer(state, log, headers, body, Echo::Object).await
-}
-
-/// `POST /api/rerank`, which Dify's ollama plugin calls; it reads a document as a plain text.
-pub async fn rerank_plain(
-    state: State<AppState>,
-    log: RequestLog,
-    headers: HeaderMap,
-    JsonBody(body): JsonBody<RerankBody>,
-) -> Result<Response> {
-    answer(state, log, headers, body, Echo::Text).await
+    answer(state, log, headers, body, Door::Tei).await
 }
 
 async fn answer(
@@ -167,13 +177,17 @@ async fn answer(
     log: RequestLog,
     headers: HeaderMap,
     body: RerankBody,
-    echo: Echo,
+    door: Door,
 ) -> Result<Response> {
-    if body.is_tei() {
-        log.speaks(&TEI);
+    let speaker = contested::rerank(door, body.marks());
+    match speaker {
+        Speaker::Tei => log.speaks(&TEI),
+        Speaker::Infinity => log.speaks(&INFINITY),
+        // The row of the route table has said it.
+        Speaker::Union | Speaker::Cohere | Speaker::Ollama => {}
     }
     let mut body = body.with_kwargs();
-    let shape = body.shape(&headers, echo);
+    let shape = body.shape(&headers, speaker);
     let request = body.request()?;
     let documents = request.documents.clone();
     log.asked(documents.len());
@@ -196,13 +210,25 @@ impl RerankBody {
         self.texts.is_some() && self.documents.is_none()
     }
 
+    /// What tells who wrote it.
+    fn marks(&self) -> Marks {
+        Marks {
+            only_texts: self.is_tei(),
+            infinitys: contested::infinitys(self.model.as_deref(), self.raw_scores),
+        }
+    }
+
     /// What of the answer depends on the request.
-    fn shape(&self, headers: &HeaderMap, echo: Echo) -> Shape {
+    fn shape(&self, headers: &HeaderMap, speaker: Speaker) -> Shape {
         let wanted = self.return_documents.or(self.return_text).unwrap_or(false);
         Shape {
             model: self.model.clone().filter(|model| !model.is_empty()),
-            tei: self.is_tei(),
-            echo: if wanted { echo } else { Echo::Nothing },
+            speaker,
+            echo: match speaker {
+                _ if !wanted => Echo::Nothing,
+                Speaker::Union | Speaker::Cohere => Echo::Object,
+                Speaker::Infinity | Speaker::Ollama | Speaker::Tei => Echo::Text,
+            },
             token_counts: self.return_len.unwrap_or(false),
             usage_details: account::wants_details(self.usage_details, headers),
         }

@@ -4,9 +4,14 @@
 mod access;
 mod bad_input;
 mod classify;
+mod cohere;
+mod dify;
 mod embeddings;
 mod golden;
+mod infinity;
+mod jina;
 mod llama_cpp;
+mod ollama;
 mod outputs;
 mod rerank;
 mod surface;

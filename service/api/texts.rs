@@ -160,7 +160,7 @@ impl Object {
     fn texts<E: de::Error>(self) -> Result<Vec<String>, E> {
         let parts = self.content.ok_or_else(|| E::missing_field("text"))?;
         let text = |part: Part| {
-            let refuse = || E::custom("a part of `content` that is no text cannot be ranked");
+            let refuse = || E::custom("a part of `content` is no text; only texts are read");
             part.text.ok_or_else(refuse)
         };
         parts.into_iter().map(text).collect()
@@ -225,7 +225,10 @@ mod tests {
             ("[1,2]", "expected a text or an object with `text`"),
             ("[null]", "expected a text or an object with `text`"),
             ("[{}]", "missing field `text`"),
-            (r#"[{"content":[{"image_url":"x"}]}]"#, "cannot be ranked"),
+            (
+                r#"[{"content":[{"image_url":"x"}]}]"#,
+                "only texts are read",
+            ),
         ] {
             let error = texts(json).unwrap_err();
             assert!(error.contains(expected), "{json}: {error}");

@@ -119,6 +119,16 @@ pub struct DetokenizeAnswer {
     text: String,
 }
 
+impl From<String> for DetokenizeAnswer {
+    fn from(text: String) -> Self {
+        Self {
+            prompt: text.clone(),
+            content: text.clone(),
+            text,
+        }
+    }
+}
+
 /// `POST /detokenize`.
 pub async fn detokenize(
     State(state): State<AppState>,
@@ -135,11 +145,7 @@ pub async fn detokenize(
     let mut response = response.await?;
     log.about(&response.model);
     let text = response.texts.pop().unwrap_or_default();
-    Ok(Json(DetokenizeAnswer {
-        prompt: text.clone(),
-        content: text.clone(),
-        text,
-    }))
+    Ok(Json(text.into()))
 }
 
 /// The answer of `/load`.

@@ -19,9 +19,9 @@ use self::{
     encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, UntrainedDimensions, WorkerKind},
     registry::{Found, Registry},
     request::{
-        ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse, EmbedRequest,
-        EmbedResponse, ModelInfo, ModelState, Pairs, RerankRequest, RerankResponse, ScoreRequest,
-        ScoreResponse, Task, TokenizeRequest, TokenizeResponse,
+        Backlog, ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse,
+        EmbedRequest, EmbedResponse, ModelInfo, ModelState, Pairs, RerankRequest, RerankResponse,
+        ScoreRequest, ScoreResponse, Task, TokenizeRequest, TokenizeResponse,
     },
     usage::Lease,
 };
@@ -356,6 +356,18 @@ impl Engine {
     /// How many requests are being worked on or wait.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What waits for a model; nothing when it is unknown or not loaded.
+    pub fn backlog(&self, name: &str) -> Backlog {
+        let Ok(wanted) = self.model(name) else {
+            return Backlog::default();
+        };
+        let pipelines = self.0.registry.pipelines().into_iter();
+        pipelines
+            .filter(|(info, ..)| info.name == wanted.name)
+            .find_map(|(_, pipeline, _)| pipeline)
+            .map_or_else(Backlog::default, |pipeline| pipeline.backlog())
     }
 
     /// A real forward pass on every model, ahead of whatever waits. Models that are not required

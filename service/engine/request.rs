@@ -17,7 +17,9 @@ pub use self::{
         Chunk, ChunkPooling, Conditioning, Context, EmbedInput, EmbedRequest, EmbedResponse,
         Embedding, LongInput, PromptWish,
     },
-    model::{ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads},
+    model::{
+        Backlog, ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads,
+    },
     score::{
         HybridWeights, LongDocument, PairScore, Pairs, Ranked, RerankRequest, RerankResponse,
         Scale, ScoreOptions, ScoreRequest, ScoreResponse,

@@ -1,4 +1,4 @@
-//! The descriptions of routes that one dialect has to itself.
+//! The descriptions of the routes of text-embeddings-inference, vLLM and llama.cpp.
 
 use utoipa::openapi::{RefOr, path::Operation, schema::Schema};
 
@@ -128,7 +128,8 @@ pub fn tokenize() -> Operation {
         answers_as(JSON, "In the form of the dialect whose fields the body has"),
     );
     operation.description = Some(
-        "`inputs`: text-embeddings-inference's form; `prompt`: vLLM's; `content`: llama.cpp's."
+        "`inputs`: text-embeddings-inference's form; `prompt`: vLLM's; `content`: llama.cpp's; \
+         `text`: Cohere's."
             .into(),
     );
     operation

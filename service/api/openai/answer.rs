@@ -9,13 +9,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    api::answer::{Headers, InputUsage, UsageBody, new_id, now},
+    api::answer::{self, Headers, InputUsage, UsageBody, new_id, now},
     engine::request::{EmbedResponse, Embedding},
-    error::{Error, Result},
+    error::Result,
 };
-
-/// Answers with more numbers than this are written on a thread that may block.
-const BIG_ANSWER_NUMBERS: usize = 64 << 10;
 
 /// How a vector is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
@@ -106,13 +103,7 @@ struct Datum<'a> {
 pub async fn respond(response: EmbedResponse, shape: Shape, started: Instant) -> Result<Response> {
     let headers = Headers::new(response.usage, response.timings, started);
     let numbers: usize = response.embeddings.iter().map(numbers_of).sum();
-    let body = if numbers <= BIG_ANSWER_NUMBERS {
-        write(&response, &shape, numbers)
-    } else {
-        tokio::task::spawn_blocking(move || write(&response, &shape, numbers))
-            .await
-            .map_err(|error| Error::Internal(format!("writing an answer: {error}")))?
-    };
+    let body = answer::written(numbers, move || write(&response, &shape, numbers)).await?;
     Ok(headers.respond(body))
 }
 

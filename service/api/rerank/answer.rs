@@ -5,9 +5,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    api::answer::{Headers, InputUsage, UsageBody, new_id},
+    api::{
+        answer::{Headers, InputUsage, UsageBody, new_id, now},
+        contested::Speaker,
+    },
     engine::request::{Ranked, RerankResponse},
 };
+
+/// Documents that Cohere counts as one search unit.
+const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 
 /// How the text of a document is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +31,8 @@ pub enum Echo {
 pub struct Shape {
     /// The model as the caller named it, which the answer repeats.
     pub model: Option<String>,
-    /// Whether the answer is text-embeddings-inference's.
-    pub tei: bool,
+    /// In whose form the answer is.
+    pub speaker: Speaker,
     /// What is given back of documents.
     pub echo: Echo,
     /// Whether `meta.tokens` is filled.
@@ -48,6 +54,9 @@ pub struct RerankAnswer<'a> {
     results: Vec<RankedDocument<'a>>,
     meta: Meta,
     usage: UsageBody,
+    /// Seconds since the Unix epoch (Infinity).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<u64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,14 +88,26 @@ struct EchoedObject {
 /// What Xinference and Cohere tell beside the results.
 #[derive(Debug, Serialize, ToSchema)]
 struct Meta {
-    /// Always null.
-    api_version: Option<bool>,
-    /// Always null.
-    billed_units: Option<bool>,
+    /// Null but for Cohere's `/v2/rerank`.
+    api_version: Option<ApiVersion>,
+    /// Null but for Cohere's `/v2/rerank`.
+    billed_units: Option<SearchUnits>,
     /// With `return_len`.
     tokens: Option<TokenCounts>,
     /// Always null.
     warnings: Option<bool>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ApiVersion {
+    version: &'static str,
+}
+
+/// What Cohere would charge for.
+#[derive(Debug, Serialize, ToSchema)]
+struct SearchUnits {
+    /// A query with up to 100 documents is one.
+    search_units: usize,
 }
 
 /// Both are the tokens that the model saw, as Xinference has it.
@@ -112,7 +133,7 @@ pub fn respond(
     documents: &[String],
     headers: Headers,
 ) -> Response {
-    if shape.tei {
+    if shape.speaker == Speaker::Tei {
         let rank = |ranked: &Ranked| TeiRank {
             index: ranked.index,
             text: (shape.echo != Echo::Nothing).then(|| documents[ranked.index].as_str()),
@@ -141,14 +162,18 @@ impl<'a> RerankAnswer<'a> {
             document: echoed(ranked.index),
         };
         let tokens = scored.usage.prompt_tokens;
+        let is_cohere = shape.speaker == Speaker::Cohere;
+        let is_infinity = shape.speaker == Speaker::Infinity;
         Self {
-            id: new_id("rerank"),
+            id: new_id(if is_infinity { "infinity" } else { "rerank" }),
             object: "rerank",
             model: shape.model.as_deref().unwrap_or(&scored.model),
             results: response.results.iter().map(result).collect(),
             meta: Meta {
-                api_version: None,
-                billed_units: None,
+                api_version: is_cohere.then_some(ApiVersion { version: "2" }),
+                billed_units: is_cohere.then_some(SearchUnits {
+                    search_units: documents.len().div_ceil(DOCUMENTS_PER_SEARCH_UNIT),
+                }),
                 tokens: shape.token_counts.then_some(TokenCounts {
                     input_tokens: tokens,
                     output_tokens: tokens,
@@ -160,6 +185,7 @@ impl<'a> RerankAnswer<'a> {
                 shape.usage_details,
                 scored.scores.iter().map(InputUsage::from),
             ),
+            created: is_infinity.then(now),
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::api::{Access, ApiKeys, ROUTES, Route};
 
 /// The rows that answer without a key when keys are set. Whoever adds one has to write it here.
 const OPEN: &[&str] = &[
+    "/api/version",
+    "/infinity/health",
     "/health",
     "/healthz",
     "/ping",
@@ -38,13 +40,16 @@ fn locked() -> Server {
 
 /// What every route that takes a body finds its fields in.
 const BODY: &str = r#"{"input":"a","query":"a","documents":["a"],"text_1":"a","text_2":"a",
-    "inputs":"a","ids":[5],"tokens":[5]}"#;
+    "inputs":"a","ids":[5],"tokens":[5],"texts":["a"],"text":"a","prompt":"a","name":"fake"}"#;
 
 fn body(path: &str) -> &'static str {
-    if path.ends_with("/similarity") {
-        r#"{"inputs":{"source_sentence":"a","sentences":["a"]}}"#
-    } else {
-        BODY
+    match path {
+        // Cohere's routes take one of `texts` and `inputs`.
+        "/v1/embed" | "/v2/embed" => r#"{"texts":["a"]}"#,
+        _ if path.ends_with("/similarity") => {
+            r#"{"inputs":{"source_sentence":"a","sentences":["a"]}}"#
+        }
+        _ => BODY,
     }
 }
 

@@ -37,7 +37,7 @@ use self::{
     queue::Queue,
     worker::Worker,
 };
-use super::request::{Normalize, Timings, Truncate};
+use super::request::{Backlog, Normalize, Timings, Truncate};
 use crate::{
     error::{Error, Place, Result},
     telemetry::Telemetry,
@@ -178,6 +178,11 @@ impl Pipeline {
             .await
             .map_err(|_| Error::Timeout { after: patience })??;
         Ok(started.elapsed())
+    }
+
+    /// What waits now.
+    pub fn backlog(&self) -> Backlog {
+        self.queue.backlog()
     }
 
     /// Refuses new work; what waits is still done.

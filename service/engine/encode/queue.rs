@@ -11,7 +11,10 @@ use super::{
     batcher::{self, BatchLimits, Running, WorkerKind},
     job::Job,
 };
-use crate::error::{Error, Result};
+use crate::{
+    engine::request::Backlog,
+    error::{Error, Result},
+};
 
 /// Waiting jobs and who works on them. Shared by the handlers, which push, and the workers,
 /// which take.
@@ -163,6 +166,16 @@ impl Queue {
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake.notify_all();
+    }
+
+    /// What waits now.
+    pub fn backlog(&self) -> Backlog {
+        let state = self.lock();
+        Backlog {
+            inputs: state.jobs.len(),
+            tokens: state.tokens,
+            max_tokens: self.max_queue_tokens,
+        }
     }
 
     /// How long ago a batch last succeeded; `None` if none ever did.

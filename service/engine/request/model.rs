@@ -177,6 +177,17 @@ pub fn score_meaning(info: &EncoderInfo) -> Option<&'static str> {
     Some(text)
 }
 
+/// What waits for a model at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Inputs that are in no batch yet.
+    pub inputs: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// The most tokens that may wait.
+    pub max_tokens: usize,
+}
+
 /// Where a model stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelState {
