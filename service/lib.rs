@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod fleet;
 pub mod keep_alive;
+pub mod lifetime;
 pub mod memory;
 pub mod provision;
 pub mod serve;

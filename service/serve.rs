@@ -17,6 +17,7 @@ use crate::{
     config::{Config, Secret},
     engine::{Engine, EngineLimits, encode::UntrainedDimensions},
     fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
+    lifetime::Lifetime,
     memory::MemoryBudget,
     provision::{self, Progress, RuntimeLibrary},
     telemetry::Telemetry,
@@ -141,9 +142,11 @@ impl Door {
         config: &Config,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
+        let lifetime = Arc::new(Lifetime::begin());
         let state = AppState {
             engine: core.engine.clone(),
             fleet: core.fleet.clone(),
+            lifetime: lifetime.clone(),
             settings: Arc::new(api_settings(config, self.address, &core.runtime)),
             telemetry: core.telemetry.clone(),
         };
@@ -153,7 +156,10 @@ impl Door {
         let (draining, drained) = tokio::sync::oneshot::channel();
         let engine = core.engine.clone();
         let stop = async move {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                () = lifetime.ended() => {}
+            }
             engine.drain();
             tracing::info!("shutting down: new requests are refused, those inside are finished");
             // The receiver is gone only when the server already is.

@@ -16,3 +16,4 @@ mod soak;
 mod support;
 mod tidy;
 mod verify;
+mod xinference;

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::LazyLock,
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use crate::support::{golden, server::Server};
@@ -28,11 +28,19 @@ static HUGGINGFACE: LazyLock<PathBuf> = LazyLock::new(|| {
     python
 });
 
-/// A Python environment under `target/` with this package. Two at once would disturb each other.
+/// With this package and nothing else.
 fn python_with(package: &str) -> PathBuf {
+    environment(package, &[&[package]])
+}
+
+/// A Python environment under `target/` of this name, made with one call of pip for each list of
+/// arguments. Two at once would disturb each other.
+pub fn environment(name: &str, installs: &[&[&str]]) -> PathBuf {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("venv")
-        .join(package);
+        .join(name);
     let python = dir.join(if cfg!(windows) {
         "Scripts/python.exe"
     } else {
@@ -40,11 +48,15 @@ fn python_with(package: &str) -> PathBuf {
     });
     let complete = dir.join("complete");
     if !complete.exists() {
-        eprintln!("making a Python environment with {package}");
+        eprintln!("making a Python environment for {name}");
         run(Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&dir));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", package]));
+        for install in installs {
+            run(Command::new(&python)
+                .args(["-m", "pip", "install", "--quiet"])
+                .args(*install));
+        }
         fs::write(&complete, "").unwrap();
     }
     python

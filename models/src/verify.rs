@@ -44,8 +44,8 @@ impl Published {
             references: catalog.references(&entry.name)?,
             dimensions: entry.dimensions,
             template: match entry.family {
-                Family::Qwen3 => Some(template::QWEN3_RERANKER),
-                Family::MiniCpm => Some(template::BGE_DECODER_RERANKER),
+                Some(Family::Qwen3) => Some(template::QWEN3_RERANKER),
+                Some(Family::MiniCpm) => Some(template::BGE_DECODER_RERANKER),
                 _ => None,
             },
             instruction: entry.prompts.get("instruction").cloned(),

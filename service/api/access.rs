@@ -54,6 +54,12 @@ impl ApiKeys {
         !(self.inference.is_empty() && self.admin.is_empty())
     }
 
+    /// Whether this is one of the keys.
+    pub fn knows(&self, key: &str) -> bool {
+        let key = digest(key);
+        bool::from(any_equal(&self.inference, &key) | any_equal(&self.admin, &key))
+    }
+
     /// Lets a caller pass, or says why not. With no keys set the headers are not looked at: clients
     /// send `Authorization: ` without a value and `Bearer None` there.
     pub fn allow(&self, access: Access, headers: &HeaderMap) -> Result<()> {

@@ -19,7 +19,7 @@ use utoipa::{
         PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, ResponsesBuilder,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
-        schema::{ObjectBuilder, Schema, Type},
+        schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type},
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
@@ -37,6 +37,7 @@ use super::{
     openai::{EmbeddingsAnswer, EmbeddingsBody},
     rerank::{RerankAnswer, RerankBody},
     score::{ScoreAnswer, ScoreBody},
+    xinference,
 };
 use crate::error::{Error, Result};
 
@@ -105,6 +106,7 @@ fn description() -> OpenApi {
 fn verb(route: &Route) -> HttpMethod {
     match route.method {
         Method::POST => HttpMethod::Post,
+        Method::DELETE => HttpMethod::Delete,
         _ => HttpMethod::Get,
     }
 }
@@ -166,6 +168,7 @@ fn components() -> Components {
     add::<ErrorBody<'_>>(&mut schemas);
     add_all(&mut schemas);
     peers::schemas(&mut schemas);
+    xinference::docs::add_schemas(&mut schemas);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
     ComponentsBuilder::new()
@@ -176,7 +179,7 @@ fn components() -> Components {
 }
 
 /// Adds a type and all that it refers to.
-fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+pub fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     schemas.push((T::name().into_owned(), T::schema()));
     T::schemas(schemas);
 }
@@ -213,13 +216,45 @@ pub fn classify() -> Operation {
     )
 }
 
-fn posted<T: ToSchema>(summary: &str, responses: ResponsesBuilder) -> Operation {
-    let mut operation = describe(summary, responses);
+/// A route that answers with an object.
+pub fn answered<T: ToSchema>(summary: &str) -> Operation {
+    describe(summary, answers::<T>("What was asked for"))
+}
+
+/// A route that answers with a list.
+pub fn answered_list<T: ToSchema>(summary: &str) -> Operation {
+    let list = ArrayBuilder::new().items(T::schema()).build();
+    describe(summary, answers_with(JSON, list.into(), "A list"))
+}
+
+/// A route that answers with null.
+pub fn answered_null(summary: &str) -> Operation {
+    let null = ObjectBuilder::new().schema_type(Type::Null).build();
+    describe(summary, answers_with(JSON, null.into(), "Done"))
+}
+
+/// A route that answers with a JSON value without a shape.
+pub fn answered_text(summary: &str) -> Operation {
+    let any = ObjectBuilder::new()
+        .schema_type(SchemaType::AnyValue)
+        .build();
+    describe(
+        summary,
+        answers_with(JSON, any.into(), "What was asked for"),
+    )
+}
+
+/// The same operation with a body.
+pub fn posting<T: ToSchema>(mut operation: Operation) -> Operation {
     let body = RequestBodyBuilder::new()
         .content(JSON, Content::new(Some(reference::<T>())))
         .required(Some(Required::True));
     operation.request_body = Some(RefOr::T(body.build()));
     operation
+}
+
+fn posted<T: ToSchema>(summary: &str, responses: ResponsesBuilder) -> Operation {
+    posting::<T>(describe(summary, responses))
 }
 
 /// The description of the list of models.
@@ -312,10 +347,14 @@ fn answers<T: ToSchema>(description: &str) -> ResponsesBuilder {
 }
 
 fn answers_as(content_type: &str, description: &str) -> ResponsesBuilder {
-    let content = Content::new(Some(ObjectBuilder::new().schema_type(Type::String)));
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    answers_with(content_type, text.into(), description)
+}
+
+fn answers_with(content_type: &str, schema: Schema, description: &str) -> ResponsesBuilder {
     let response = ResponseBuilder::new()
         .description(description)
-        .content(content_type, content);
+        .content(content_type, Content::new(Some(schema)));
     ResponsesBuilder::new().response("200", response)
 }
 

@@ -26,6 +26,13 @@ pub const OPENAI: Dialect = Dialect {
     status: Error::status,
 };
 
+/// Xinference's management of models.
+pub const XINFERENCE: Dialect = Dialect {
+    name: "xinference",
+    render_error: union_body,
+    status: Error::status,
+};
+
 /// Routes that belong to this server alone: health, metrics, documentation.
 pub const NATIVE: Dialect = Dialect {
     name: "native",

@@ -27,6 +27,7 @@ pub mod settings;
 mod tei;
 mod texts;
 mod vllm;
+mod xinference;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ use axum::{
     extract::{Request, State},
     middleware::{Next, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use http::{HeaderValue, Method};
 use tower_http::{
@@ -48,24 +49,27 @@ use tower_http::{
 use utoipa::openapi::path::Operation;
 
 use self::{
-    access::Access::{Inference, Metrics, Open},
+    access::Access::{Admin, Inference, Metrics, Open},
     docs::peers,
-    errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM},
+    errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM, XINFERENCE},
     observe::RequestLog,
+    xinference::{cache, cluster, docs as described, engines, instances, launch, registrations},
 };
 pub use self::{
     access::{Access, ApiKeys},
     settings::{ApiSettings, TokenIds},
 };
-use crate::{engine::Engine, error::Error, fleet::Fleet, telemetry::Telemetry};
+use crate::{engine::Engine, error::Error, fleet::Fleet, lifetime::Lifetime, telemetry::Telemetry};
 
 /// What all handlers share.
 #[derive(Clone)]
 pub struct AppState {
     /// The core.
     pub engine: Engine,
-    /// Loads and unloads its models.
+    /// The models that come and go.
     pub fleet: Fleet,
+    /// When the server began, and the way to end it.
+    pub lifetime: Arc<Lifetime>,
     /// Limits and choices of the edge.
     pub settings: Arc<ApiSettings>,
     /// Where requests are counted.
@@ -116,6 +120,7 @@ macro_rules! routes {
     };
     (@method get) => { Method::GET };
     (@method post) => { Method::POST };
+    (@method delete) => { Method::DELETE };
 }
 
 /// The whole HTTP surface. A row cannot be written without its access.
@@ -179,7 +184,70 @@ pub static ROUTES: &[Route] = routes! {
     get  Open      INFINITY "probe" health::health, docs::health: "/infinity/health";
     get  Inference OPENAI "models"  models::list, docs::models: "/v1/models" "/models";
     get  Inference OPENAI "models"  models::one, docs::model:
-        "/v1/models/{*model}" "/models/{*model}";
+        "/v1/models/{model}" "/models/{model}";
+    get  Inference OPENAI "models"  models::hub_id, docs::model:
+        "/v1/models/{owner}/{name}" "/models/{owner}/{name}";
+    post   Admin     XINFERENCE "launch"  launch::launch, described::launch: "/v1/models";
+    delete Admin     XINFERENCE "launch"  instances::terminate, described::terminate:
+        "/v1/models/{model}";
+    delete Admin     XINFERENCE "launch"  instances::terminate_hub_id, described::terminate:
+        "/v1/models/{owner}/{name}";
+    get    Inference XINFERENCE "models"  instances::instances, described::instances:
+        "/v1/models/instances";
+    get    Inference XINFERENCE "models"  instances::progress, described::progress:
+        "/v1/models/{model}/progress";
+    post   Admin     XINFERENCE "launch"  instances::cancel, described::cancel:
+        "/v1/models/{model}/cancel";
+    get    Inference XINFERENCE "models"  instances::replicas, described::replicas:
+        "/v1/models/{model}/replicas";
+    post   Admin     XINFERENCE "launch"  instances::add_replicas, described::add_replicas:
+        "/v1/models/{model}/replicas";
+    delete Admin     XINFERENCE "launch"  instances::end_replica, described::end_replica:
+        "/v1/models/{model}/replicas/{replica}";
+    get    Inference XINFERENCE "models"  instances::events, described::events:
+        "/v1/models/{model}/events";
+    post   Inference XINFERENCE "models"  instances::abort, described::abort:
+        "/v1/models/{model}/requests/{request}/abort";
+    get    Inference XINFERENCE "catalog" registrations::list, described::registrations:
+        "/v1/model_registrations/{type}";
+    get    Inference XINFERENCE "catalog" registrations::one, described::registration:
+        "/v1/model_registrations/{type}/{name}";
+    post   Admin     XINFERENCE "catalog" registrations::register, described::register:
+        "/v1/model_registrations/{type}";
+    delete Admin     XINFERENCE "catalog" registrations::unregister, described::unregister:
+        "/v1/model_registrations/{type}/{name}";
+    get    Inference XINFERENCE "catalog" registrations::versions, described::versions:
+        "/v1/models/{type}/{name}/versions";
+    get    Inference XINFERENCE "catalog" engines::of_model, described::engines:
+        "/v1/engines/{name}";
+    get    Inference XINFERENCE "catalog" engines::of_typed_model, described::engines:
+        "/v1/engines/{type}/{name}";
+    get    Admin     XINFERENCE "cache"   cache::list, described::cached: "/v1/cache/models";
+    get    Admin     XINFERENCE "cache"   cache::files, described::cached_files:
+        "/v1/cache/models/files";
+    delete Admin     XINFERENCE "cache"   cache::remove, described::remove_cached:
+        "/v1/cache/models";
+    get    Open      XINFERENCE "cluster" cluster::auth, described::auth: "/v1/cluster/auth";
+    post   Open      XINFERENCE "cluster" cluster::token, described::token: "/token";
+    get    Open      XINFERENCE "cluster" cluster::status, described::status: "/status";
+    get    Open      XINFERENCE "cluster" cluster::address, described::address: "/v1/address";
+    get    Admin     XINFERENCE "cluster" cluster::info, described::info: "/v1/cluster/info";
+    get    Inference XINFERENCE "cluster" cluster::version, described::version:
+        "/v1/cluster/version";
+    get    Inference XINFERENCE "cluster" cluster::devices, described::devices:
+        "/v1/cluster/devices";
+    get    Open      XINFERENCE "cluster" cluster::ui_config, described::ui_config:
+        "/v1/cluster/ui_config";
+    get    Admin     XINFERENCE "cluster" cluster::workers, described::workers: "/v1/workers";
+    get    Admin     XINFERENCE "cluster" cluster::supervisor, described::supervisor:
+        "/v1/supervisor";
+    delete Admin     XINFERENCE "cluster" cluster::stop, described::stop: "/v1/clusters";
+    get    Open      XINFERENCE "models"  cluster::prompts, described::prompts:
+        "/v1/models/prompts";
+    get    Open      XINFERENCE "models"  cluster::families, described::families:
+        "/v1/models/families";
+    get    Open      XINFERENCE "models"  cluster::vllm_supported, described::vllm_supported:
+        "/v1/models/vllm-supported";
     get  Open      NATIVE "probe"   health::health, docs::health: "/health" "/healthz" "/ping";
     get  Open      NATIVE "probe"   health::livez, docs::livez: "/livez";
     get  Open      NATIVE "probe"   health::readyz, docs::readyz: "/readyz" "/ready";

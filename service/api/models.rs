@@ -9,10 +9,14 @@ use retort_models::Head;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::AppState;
+use super::{
+    AppState,
+    xinference::{ModelType, records},
+};
 use crate::{
-    engine::request::{ModelInfo, ModelKind, ModelState, Task, score_meaning},
+    engine::request::{ModelState, Task, score_meaning},
     error::{Error, Result},
+    fleet::FleetModel,
 };
 
 /// The answer to `GET /v1/models`.
@@ -24,7 +28,8 @@ pub struct ModelList {
     data: Vec<ModelRecord>,
 }
 
-/// What is told of a model. Numbers are null while it loads.
+/// What is told of a model. Numbers are null while one that the catalogue does not know
+/// loads.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelRecord {
     /// The served name, Xinference's uid.
@@ -39,7 +44,7 @@ pub struct ModelRecord {
     /// Always null (vLLM).
     parent: Option<String>,
     /// `embedding` or `rerank` (classifiers, too); clients choose by it what they do with the
-    /// model. Null while it loads.
+    /// model. Null while one that the catalogue does not know loads.
     model_type: Option<&'static str>,
     /// `normal` for a reranker (Xinference).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,10 +63,10 @@ pub struct ModelRecord {
     max_tokens: Option<usize>,
     /// The same number (vLLM).
     max_model_len: Option<usize>,
-    /// Always empty: checkpoints do not say.
+    /// What the catalogue says; empty for a model that it does not know.
     language: Vec<String>,
     quantization: &'static str,
-    replica: u32,
+    replica: usize,
     /// `host:port` of this server.
     address: String,
     accelerators: Option<Vec<String>>,
@@ -112,37 +117,52 @@ struct EncoderRecord {
 
 /// `GET /v1/models`.
 pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let record = |info| ModelRecord::new(info, &state.settings.address);
-    let data = state.engine.models().into_iter().map(record).collect();
+    let record = |model| ModelRecord::new(model, &state.settings.address);
+    let data = state.fleet.models().into_iter().map(record).collect();
     Json(ModelList {
         object: "list",
         data,
     })
 }
 
-/// `GET /v1/models/{model}`, where the name may be a hub id with its slash.
+/// `GET /v1/models/{model}`.
 pub async fn one(
     State(state): State<AppState>,
     model: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelRecord>> {
     let Path(model) = model.map_err(|error| Error::invalid("model", error.body_text()))?;
-    let info = state.engine.model(&model)?;
-    Ok(Json(ModelRecord::new(info, &state.settings.address)))
+    described(&state, &model)
+}
+
+/// `GET /v1/models/{owner}/{name}`: a hub id with its slash.
+pub async fn hub_id(
+    State(state): State<AppState>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Json<ModelRecord>> {
+    let Path((owner, name)) = path.map_err(|error| Error::invalid("model", error.body_text()))?;
+    described(&state, &format!("{owner}/{name}"))
+}
+
+fn described(state: &AppState, name: &str) -> Result<Json<ModelRecord>> {
+    let model = state.fleet.model(name)?;
+    Ok(Json(ModelRecord::new(model, &state.settings.address)))
 }
 
 impl ModelRecord {
-    fn new(info: ModelInfo, address: &str) -> Self {
+    fn new(model: FleetModel, address: &str) -> Self {
+        let model_type = records::model_type(&model).map(ModelType::name);
+        let model_ability = records::abilities(&model);
+        let model_name = records::model_name(&model).to_owned();
+        let FleetModel {
+            info, known, spec, ..
+        } = model;
         let encoder = info.encoder;
+        let known = known.as_ref();
+        // Until the files are read, the catalogue has the numbers.
         let dimensions = encoder.as_ref().map(|e| e.dimensions);
+        let dimensions = dimensions.or(known.and_then(|entry| entry.dimensions));
         let max_tokens = encoder.as_ref().map(|e| e.max_tokens);
-        let kind = encoder.as_ref().map(ModelKind::of);
-        let (model_type, model_ability): (_, &[&str]) = match kind {
-            None => (None, &[]),
-            Some(ModelKind::Embedding) => (Some("embedding"), &["embed"]),
-            Some(ModelKind::Reranker) => (Some("rerank"), &["rerank"]),
-            // Xinference has no such type; its clients only need one that is not a vector's.
-            Some(ModelKind::Classifier) => (Some("rerank"), &["classify"]),
-        };
+        let max_tokens = max_tokens.or(known.map(|entry| entry.max_tokens));
         let fits = |task: &Task| encoder.as_ref().is_some_and(|encoder| task.fits(encoder));
         let tasks = Task::ALL.into_iter().filter(fits).map(Task::name).collect();
         let (state, state_reason) = match info.state {
@@ -155,11 +175,11 @@ impl ModelRecord {
             object: "model",
             created: info.created,
             owned_by: "retort",
-            root: info.name.clone(),
+            root: info.name,
             parent: None,
             model_type,
             r#type: (model_type == Some("rerank")).then_some("normal"),
-            model_name: info.name,
+            model_name,
             model_engine: "onnx",
             model_format: "onnx",
             model_ability,
@@ -174,9 +194,11 @@ impl ModelRecord {
             dimensions,
             max_tokens,
             max_model_len: max_tokens,
-            language: Vec::new(),
+            language: known
+                .map(|entry| entry.languages.clone())
+                .unwrap_or_default(),
             quantization: "none",
-            replica: 1,
+            replica: spec.replicas,
             address: address.to_owned(),
             accelerators: None,
             state,

@@ -17,6 +17,7 @@ mod rerank;
 mod surface;
 mod tei;
 mod vllm;
+mod xinference;
 
 use std::{
     path::Path,
@@ -152,6 +153,8 @@ fn logits(ids: &[i64], types: &[i64], labels: usize) -> Vec<f32> {
 #[derive(Clone)]
 struct Server {
     router: Router,
+    lifetime: Arc<crate::lifetime::Lifetime>,
+    fleet: Fleet,
     engine: Engine,
     telemetry: Telemetry,
 }
@@ -200,6 +203,7 @@ impl Server {
             telemetry: server.telemetry.clone(),
         };
         server.engine.serve_parts(parts).unwrap();
+        server.fleet.adopt("fake");
         (
             server,
             Gate {
@@ -219,14 +223,20 @@ impl Server {
                 ..ModelInfo::loading("fake", vec!["org/fake".into()])
             })
             .unwrap();
+        let lifetime = Arc::new(crate::lifetime::Lifetime::begin());
+        let fleet = Fleet::over(&engine);
+        fleet.adopt("fake");
         let state = AppState {
-            fleet: Fleet::over(&engine),
+            lifetime: lifetime.clone(),
+            fleet: fleet.clone(),
             engine: engine.clone(),
             settings: Arc::new(settings),
             telemetry: telemetry.clone(),
         };
         Self {
             router: router(state),
+            lifetime,
+            fleet,
             engine,
             telemetry,
         }
@@ -279,6 +289,7 @@ impl Server {
                 telemetry: server.telemetry.clone(),
             };
             server.engine.serve_parts(parts).unwrap();
+            server.fleet.adopt(name);
         }
         server
     }

@@ -9,6 +9,9 @@ use toml::Value;
 
 use crate::config::{DEFAULTS, Layers, SETTINGS, Scope, Setting, Typed};
 
+/// Flags with a short form, which is that of `xinference-local`.
+const SHORT: &[(&str, char)] = &[("host", 'H'), ("port", 'p')];
+
 /// Which part of the table a command takes.
 pub trait Group {
     /// The scopes whose settings are flags of the command.
@@ -49,6 +52,17 @@ pub struct Flags<G> {
     /// `--config`.
     pub file: Option<PathBuf>,
     group: PhantomData<G>,
+}
+
+impl<G> Flags<G> {
+    /// Nothing was typed.
+    pub fn none() -> Self {
+        Self {
+            typed: Vec::new(),
+            file: None,
+            group: PhantomData,
+        }
+    }
 }
 
 impl<G: Group> clap::Args for Flags<G> {
@@ -117,6 +131,10 @@ fn argument(setting: &'static Setting, default: &Value) -> Arg {
         .value_name(setting.value_name)
         .help(format!("{}{notes}", setting.help))
         .help_heading(setting.scope.heading());
+    let arg = match SHORT.iter().find(|(flag, _)| *flag == setting.flag) {
+        Some((_, short)) => arg.short(*short),
+        None => arg,
+    };
     match default {
         Value::Boolean(_) => arg
             .num_args(0..=1)

@@ -1,20 +1,29 @@
 //! The command line: one file per command, each with its flags and what it does. Texts for people
 //! are made by pure functions; this module only chooses the command.
 
+mod cached;
 mod check;
 mod doctor;
 mod embed;
+mod engine;
 mod estimate;
 mod failure;
 mod flags;
+mod launch;
+mod list;
 mod logging;
 mod models;
 mod print_config;
 mod ps;
 mod pull;
+mod registrations;
+mod remote;
 mod report;
 mod serve;
+mod spelling;
+mod stop;
 mod table;
+mod terminate;
 mod verify;
 
 use std::ffi::OsString;
@@ -40,6 +49,7 @@ Examples:
   retort embed 'Hello, world'                embed without a server
   retort embed --file texts.txt --output vectors.npy
   retort verify bge-m3                       whether it gives the published numbers here
+  retort launch -n bge-m3 -t embedding       load one more into a running server
   retort doctor                              what is wrong, and what to do about it
 
 Every flag has a variable (RETORT_PORT) and a key in the configuration file; the flag goes before
@@ -76,6 +86,27 @@ enum Command {
     Estimate(estimate::EstimateArgs),
     /// Ask a running server what it serves
     Ps(ps::PsArgs),
+    /// Have a running server load a model
+    Launch(launch::LaunchArgs),
+    /// List the models of a running server in Xinference's columns
+    List(list::ListArgs),
+    /// Have a running server unload a model
+    Terminate(terminate::TerminateArgs),
+    /// List what a running server knows by name
+    Registrations(registrations::RegistrationsArgs),
+    /// Make a model known to a running server
+    Register(registrations::RegisterArgs),
+    /// Take back what `register` did
+    Unregister(registrations::UnregisterArgs),
+    /// Say what a running server would run a model with
+    Engine(engine::EngineArgs),
+    /// List the files of models on the machine of a running server
+    Cached(cached::CachedArgs),
+    /// Remove files of a model from the machine of a running server
+    RemoveCache(cached::RemoveCacheArgs),
+    /// End a running server once it has finished what is inside
+    #[command(alias = "stop-cluster")]
+    Stop(stop::StopArgs),
     /// Examine this machine: what is wrong, and what to do about it
     Doctor(doctor::DoctorArgs),
     /// Load everything as the service would, compute once, and exit
@@ -138,6 +169,7 @@ pub fn main() -> ExitCode {
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments = spelling::familiar(arguments.into_iter().collect(), &command());
     let matches = command().try_get_matches_from(arguments)?;
     Cli::from_arg_matches(&matches)
 }
@@ -162,6 +194,16 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Models(args) => models::run(args, context),
         Command::Estimate(args) => estimate::run(args, context),
         Command::Ps(args) => ps::run(args, context),
+        Command::Launch(args) => launch::run(args, context),
+        Command::List(args) => list::run(args, context),
+        Command::Terminate(args) => terminate::run(args, context),
+        Command::Registrations(args) => registrations::run(args, context),
+        Command::Register(args) => registrations::register(args, context),
+        Command::Unregister(args) => registrations::unregister(args, context),
+        Command::Engine(args) => engine::run(args, context),
+        Command::Cached(args) => cached::run(args, context),
+        Command::RemoveCache(args) => cached::remove(args, context),
+        Command::Stop(args) => stop::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Check(args) => check::run(args, context),
         Command::Verify(args) => verify::run(args, context),

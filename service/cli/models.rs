@@ -121,7 +121,7 @@ fn of_entry(entry: &Entry) -> Listed {
         id: entry.huggingface.id.clone(),
         aliases: entry.aliases.clone(),
         task: Some(entry.task),
-        family: Some(entry.family),
+        family: entry.family,
         dimensions: entry.dimensions,
         max_tokens: Some(entry.max_tokens),
         languages: entry.languages.clone(),

@@ -43,7 +43,8 @@ impl ModelEntry {
     /// The entry that says what to fetch. An id means that very repository on every hub; only a
     /// name leaves it to the catalogue.
     pub fn published(&self) -> Option<&Entry> {
-        self.known.as_ref().filter(|_| self.by_name)
+        let known = self.known.as_ref().filter(|_| self.by_name);
+        known.filter(|entry| entry.directory.is_none())
     }
 
     /// The names that need no configuration: the id, and what the catalogue calls it.

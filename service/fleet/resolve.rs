@@ -40,7 +40,10 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
     let named = names.catalog.by_name(&spec.reference);
     let known = named.or_else(|| names.catalog.by_hub_id(&spec.reference));
     let id = named.map_or(&spec.reference, |entry| &entry.huggingface.id);
-    let location = location(id, None).map_err(|error| wrong("model_name", &error))?;
+    let location = match named.and_then(|entry| entry.directory.clone()) {
+        Some(directory) => ModelLocation::Directory(directory),
+        None => location(id, None).map_err(|error| wrong("model_name", &error))?,
+    };
     let default = match named {
         Some(entry) => entry.name.clone(),
         None => default_uid(&spec.reference),

@@ -267,10 +267,47 @@ impl Yard {
 }
 
 impl Fleet {
-    /// A fleet that loads fakes into an engine, for tests of what lies above it.
+    /// A fleet that loads fakes into an engine, for tests of what lies above it; a model `broken`
+    /// does not load.
     pub fn over(engine: &Engine) -> Self {
         let settings = settings(std::env::temp_dir().join("retort-is-never-written.json"));
-        Self::new(parts(engine, Arc::new(FakeLoader::default()), settings))
+        let loader = FakeLoader {
+            broken: Mutex::new(vec!["broken".into()]),
+            ..FakeLoader::default()
+        };
+        Self::new(parts(engine, Arc::new(loader), settings))
+    }
+}
+
+impl Fleet {
+    /// Takes in a model that a test put into the engine itself, as it stands now.
+    pub fn adopt(&self, name: &str) {
+        let info = self.0.engine.model(name).unwrap();
+        let spec = LaunchSpec {
+            uid: Some(name.into()),
+            ..LaunchSpec::of(name)
+        };
+        let entry = ModelEntry {
+            name: name.into(),
+            aliases: info.aliases,
+            location: crate::config::ModelLocation::Hub(name.into()),
+            revision: None,
+            max_tokens: None,
+            pooling: None,
+            required: false,
+            known: None,
+            by_name: false,
+            keep_alive: None,
+            replicas: 1,
+        };
+        let member = self.0.member(spec, entry);
+        member.reach(match info.state {
+            crate::engine::request::ModelState::Ready => Stage::Ready,
+            _ => Stage::Loading,
+        });
+        let mut members = self.0.members();
+        members.present.retain(|other| other.uid() != name);
+        members.present.push(member);
     }
 }
 

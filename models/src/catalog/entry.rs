@@ -1,7 +1,7 @@
 //! One entry of the catalogue: the keys of its TOML file and the rules they obey.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use retort_kernels::Pooling;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,8 +21,9 @@ pub struct Entry {
     pub aliases: Vec<String>,
     /// What it is for.
     pub task: Task,
-    /// Which architecture it is of.
-    pub family: Family,
+    /// Which architecture it is of; a user's entry may leave it to the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
     /// What it can put out.
     pub heads: Vec<Head>,
     /// Length of its vectors; a reranker has none.
@@ -61,6 +62,9 @@ pub struct Entry {
     /// Its licence, as an SPDX identifier in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
+    /// A directory that has its files, which goes before every hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
     /// Where it is published.
     pub huggingface: Repository,
     /// Where ModelScope has it, if not under the same id.

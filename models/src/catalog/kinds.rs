@@ -79,6 +79,11 @@ impl Family {
         Self::StaticEmbedding,
     ];
 
+    /// Whether it is a decoder, a language model's architecture.
+    pub fn is_decoder(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::MiniCpm)
+    }
+
     /// As it is written in a file.
     pub fn name(self) -> &'static str {
         match self {

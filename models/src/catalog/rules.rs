@@ -8,7 +8,7 @@ use crate::matryoshka::Matryoshka;
 
 impl Entry {
     /// The first rule that a value breaks, naming the key.
-    pub(super) fn wrong(&self) -> Option<String> {
+    pub fn wrong(&self) -> Option<String> {
         self.wrong_name()
             .or_else(|| self.wrong_number())
             .or_else(|| self.wrong_head())

@@ -32,7 +32,10 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
     let weights = file.unwrap_or(numbers * per_number);
     let tokenizer = known.rows * vocabulary::piece_bytes(known.kind);
     let values = numbers * per_number;
-    if matches!(entry.family, Family::Model2vec | Family::StaticEmbedding) {
+    if matches!(
+        entry.family,
+        Some(Family::Model2vec | Family::StaticEmbedding)
+    ) {
         let parts = Estimate {
             weights,
             weights_mapped: weights,
@@ -94,21 +97,25 @@ fn width_of(entry: &Entry, numbers: u64) -> usize {
 fn vocabulary_of(entry: &Entry) -> Vocabulary {
     let english = entry.languages.iter().all(|language| language == "en");
     let (rows, kind) = match entry.family {
-        Family::XlmRoberta | Family::JinaXlmRoberta if english => (50_265, "BPE"),
-        Family::XlmRoberta | Family::JinaXlmRoberta => (250_002, "Unigram"),
-        Family::Gte if !english => (250_048, "Unigram"),
-        Family::ModernBert => (50_368, "BPE"),
-        Family::Qwen3 => (151_669, "BPE"),
-        Family::MiniCpm => (122_760, "BPE"),
-        Family::JinaBert if !english => (61_056, "BPE"),
-        Family::Bert
-        | Family::JinaBert
-        | Family::Gte
-        | Family::NomicBert
-        | Family::DistilBert
-        | Family::Mpnet
-        | Family::Model2vec
-        | Family::StaticEmbedding => (30_528, "WordPiece"),
+        Some(Family::XlmRoberta | Family::JinaXlmRoberta) if english => (50_265, "BPE"),
+        Some(Family::XlmRoberta | Family::JinaXlmRoberta) => (250_002, "Unigram"),
+        Some(Family::Gte) if !english => (250_048, "Unigram"),
+        Some(Family::ModernBert) => (50_368, "BPE"),
+        Some(Family::Qwen3) => (151_669, "BPE"),
+        Some(Family::MiniCpm) => (122_760, "BPE"),
+        Some(Family::JinaBert) if !english => (61_056, "BPE"),
+        // An entry without a family is somebody's own, and most are of this kind.
+        Some(
+            Family::Bert
+            | Family::JinaBert
+            | Family::Gte
+            | Family::NomicBert
+            | Family::DistilBert
+            | Family::Mpnet
+            | Family::Model2vec
+            | Family::StaticEmbedding,
+        )
+        | None => (30_528, "WordPiece"),
     };
     Vocabulary { rows, kind }
 }

@@ -71,7 +71,8 @@ async fn what_is_not_there_is_json_too() {
     let answer = server.get("/v1/embeddings").await;
     answer.error(405);
     assert_eq!(answer.header("allow"), "POST");
-    server.post("/v1/models", "{}").await.error(405);
+    server.post("/v1/status", "{}").await.error(404);
+    server.post("/status", "{}").await.error(405);
     let detail = server.get("/v1/models/other").await.error(404);
     assert!(detail.contains("not found"), "{detail}");
 }

@@ -1,0 +1,418 @@
+//! `POST /v1/models`: what a client of Xinference sends to have a model served → a
+//! [`LaunchSpec`]. Options that have no meaning here are handed on by name, to be logged.
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use retort_models::catalog::Catalog;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{ModelType, flag, parameters};
+use crate::{
+    api::{
+        AppState,
+        extract::{JsonBody, WireBody, shorten},
+    },
+    config::{check_name, is_directory},
+    error::{Error, Result},
+    fleet::LaunchSpec,
+    keep_alive::KeepAlive,
+};
+
+/// The body of a launch. Whatever else it has is an option of the model.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct LaunchBody {
+    /// A name of the catalogue, a hub id, or, with `model_path`, any name.
+    model_name: Option<String>,
+    /// The name to serve it under; by default the model's own.
+    model_uid: Option<String>,
+    /// `embedding` or `rerank`; by default what the catalogue says. Clients of Xinference that
+    /// are told nothing send `LLM`.
+    model_type: Option<String>,
+    /// A directory of the server's machine that has the files.
+    model_path: Option<String>,
+    /// Branch, tag or commit.
+    model_revision: Option<String>,
+    /// How many times the usual number of sessions: a number, or its text.
+    #[schema(value_type = Option<u32>)]
+    replica: Option<Value>,
+    /// GPUs to run on: a number, or a list whose length is a multiple of `replica`.
+    #[schema(value_type = Option<Vec<u32>>)]
+    gpu_idx: Option<Value>,
+    /// How many GPUs: a number, `auto`, or null for none.
+    #[schema(value_type = Option<String>)]
+    n_gpu: Option<Value>,
+    /// The longest input in tokens.
+    max_tokens: Option<Value>,
+    /// How token vectors become one.
+    pooling: Option<String>,
+    /// How long it stays in memory without requests: seconds, or a text such as `5m`; below 0 for
+    /// ever.
+    #[schema(value_type = Option<String>)]
+    keep_alive: Option<Value>,
+    /// Whether it returns after a restart.
+    persist: Option<bool>,
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    options: Map<String, Value>,
+}
+
+impl WireBody for LaunchBody {
+    const FIELDS: &'static [&'static str] = &[
+        "model_name",
+        "model_uid",
+        "model_type",
+        "model_path",
+        "model_revision",
+        "pooling",
+        "persist",
+    ];
+}
+
+/// What is behind the `?` of a launch.
+#[derive(Debug, Default, Deserialize)]
+pub struct LaunchParameters {
+    wait_ready: Option<String>,
+}
+
+/// The answer to a launch.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LaunchAnswer {
+    /// The name it is served under.
+    model_uid: String,
+}
+
+/// Options that the clients send whether asked or not, in their state of rest or not: nobody
+/// learns anything from a warning about them.
+const UNREMARKABLE: &[&str] = &[
+    "model_engine",
+    "model_format",
+    "model_size_in_billions",
+    "quantization",
+    "n_worker",
+    "worker_ip",
+    "download_hub",
+    "trust_remote_code",
+    "enable_thinking",
+    "wait_ready",
+];
+
+/// `POST /v1/models`: at once, or with `wait_ready`, which is the default, once it answers.
+pub async fn launch(
+    State(state): State<AppState>,
+    query: Result<Query<LaunchParameters>, QueryRejection>,
+    JsonBody(body): JsonBody<LaunchBody>,
+) -> Result<Json<LaunchAnswer>> {
+    let wait_ready = flag(parameters(query)?.wait_ready.as_deref()).unwrap_or(true);
+    let spec = spec(
+        body,
+        &state.fleet.catalog(),
+        state.fleet.persists_by_default(),
+    )?;
+    let launched = state.fleet.launch(spec)?;
+    if wait_ready {
+        state.fleet.wait_ready(&launched.uid).await?;
+    }
+    Ok(Json(LaunchAnswer {
+        model_uid: launched.uid,
+    }))
+}
+
+/// What a body asks for. The catalogue tells names from misspelt ones before anything is begun.
+fn spec(body: LaunchBody, catalog: &Catalog, persist: bool) -> Result<LaunchSpec> {
+    let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    let name = given(body.model_name)
+        .ok_or_else(|| Error::invalid("model_name", "`model_name` is missing"))?;
+    let path = given(body.model_path);
+    let model_type = match given(body.model_type) {
+        Some(text) => Some(ModelType::read(&text)?),
+        None => None,
+    };
+    check_type(model_type, &name, catalog)?;
+    let uid = given(body.model_uid).or_else(|| path.is_some().then(|| name.clone()));
+    if let Some(uid) = &uid {
+        check_uid(uid)?;
+    }
+    let replicas = read_replicas(body.replica.as_ref())?;
+    check_gpus(body.gpu_idx.as_ref(), body.n_gpu.as_ref(), replicas)?;
+    let reference = match path {
+        Some(path) => path,
+        None => resolved(name, catalog)?,
+    };
+    let set = |(_, value): &(&String, &Value)| !value.is_null() && **value != Value::Bool(false);
+    let remarkable = |(name, _): &(&String, &Value)| !UNREMARKABLE.contains(&name.as_str());
+    let ignored = body.options.iter().filter(set).filter(remarkable);
+    Ok(LaunchSpec {
+        uid,
+        task: model_type.and_then(ModelType::task),
+        replicas,
+        max_tokens: read_count("max_tokens", body.max_tokens.as_ref())?,
+        pooling: read_pooling(given(body.pooling))?,
+        keep_alive: read_keep_alive(body.keep_alive.as_ref())?,
+        persist: body.persist.unwrap_or(persist),
+        revision: given(body.model_revision),
+        ignored: ignored.map(|(name, _)| shorten(name, 100)).collect(),
+        ..LaunchSpec::of(reference)
+    })
+}
+
+/// Refuses a type that is not served, and says which one the model has.
+fn check_type(asked: Option<ModelType>, name: &str, catalog: &Catalog) -> Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
+    if asked.task().is_some() {
+        return Ok(());
+    }
+    let known = catalog.find(name).ok();
+    let message = match known.map(|entry| ModelType::of(entry.task).name()) {
+        Some(own) => format!(
+            "model `{}` is of the type `{own}`, not `{}`; launch it with `model_type` `{own}`",
+            shorten(name, 100),
+            asked.name()
+        ),
+        None if asked == ModelType::Llm => format!(
+            "Model not found, name: {}; models of the type `LLM` are not served here: for others, \
+             say `model_type` `embedding` or `rerank`, and for a `LLM` of another server, specify \
+             the `model_engine` field",
+            shorten(name, 100)
+        ),
+        None => format!("models of the type `{}` are not served", asked.name()),
+    };
+    Err(Error::invalid("model_type", message))
+}
+
+/// Checks the name that clients will put into paths.
+///
+/// # Errors
+/// When it cannot be part of a path, or is what Xinference calls a replica.
+fn check_uid(uid: &str) -> Result<()> {
+    check_name(uid).map_err(|error| Error::invalid("model_uid", error.message))?;
+    let number = uid.rsplit_once("-rep").map(|(_, number)| number);
+    if number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+        let message = format!("the uid `{uid}` ends like the name of a replica; choose another");
+        return Err(Error::invalid("model_uid", message));
+    }
+    Ok(())
+}
+
+/// A name that leads to a model: one of the catalogue, a hub id or a directory.
+fn resolved(name: String, catalog: &Catalog) -> Result<String> {
+    if is_directory(&name) || name.contains('/') {
+        return Ok(name);
+    }
+    match catalog.find(&name) {
+        Ok(_) => Ok(name),
+        Err(error) => Err(Error::invalid(
+            "model_name",
+            format!("Model not found, name: {}: {error}", shorten(&name, 100)),
+        )),
+    }
+}
+
+/// A whole number from 1 up, or its text. Booleans and fractions are neither.
+fn read_count(field: &'static str, value: Option<&Value>) -> Result<Option<usize>> {
+    let Some(value) = value.filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match number.and_then(|n| usize::try_from(n).ok()) {
+        Some(count) if count >= 1 => Ok(Some(count)),
+        _ => Err(Error::invalid(
+            field,
+            format!(
+                "`{field}` is `{}`; give a whole number from 1 up",
+                shorten(&value.to_string(), 100)
+            ),
+        )),
+    }
+}
+
+/// Beyond this many, sessions only wait for each other.
+const REPLICAS_MAX: usize = 64;
+
+pub(super) fn read_replicas(value: Option<&Value>) -> Result<usize> {
+    let replicas = read_count("replica", value)?.unwrap_or(1);
+    if replicas > REPLICAS_MAX {
+        let message = format!("`replica` is `{replicas}`, more than the limit of {REPLICAS_MAX}");
+        return Err(Error::invalid("replica", message));
+    }
+    Ok(replicas)
+}
+
+/// Checks what is said of GPUs, as far as it can be wrong whatever the machine has.
+fn check_gpus(gpu_idx: Option<&Value>, n_gpu: Option<&Value>, replicas: usize) -> Result<()> {
+    let wrong = |field: &'static str, value: &Value, wanted: &str| {
+        let value = shorten(&value.to_string(), 100);
+        Error::invalid(field, format!("`{field}` is `{value}`; give {wanted}"))
+    };
+    match gpu_idx {
+        None | Some(Value::Null) => {}
+        Some(Value::Number(number)) if number.is_u64() => {}
+        Some(list @ Value::Array(indices)) => {
+            if !indices.iter().all(Value::is_u64) {
+                return Err(wrong("gpu_idx", list, "the numbers of GPUs"));
+            }
+            if indices.is_empty() || indices.len() % replicas != 0 {
+                let message = format!(
+                    "`gpu_idx` names {} GPUs, which cannot be shared out evenly among `replica` = \
+                     {replicas}",
+                    indices.len()
+                );
+                return Err(Error::invalid("gpu_idx", message));
+            }
+        }
+        Some(other) => return Err(wrong("gpu_idx", other, "a number or a list of numbers")),
+    }
+    match n_gpu {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Number(number)) if number.is_u64() => Ok(()),
+        Some(Value::String(text)) if text == "auto" || text.parse::<u32>().is_ok() => Ok(()),
+        Some(other) => Err(wrong("n_gpu", other, "a number, `auto` or null")),
+    }
+}
+
+fn read_pooling(name: Option<String>) -> Result<Option<retort_models::Pooling>> {
+    let Some(name) = name else { return Ok(None) };
+    match name.to_ascii_lowercase().parse() {
+        Ok(pooling) => Ok(Some(pooling)),
+        Err(_) => {
+            let known: Vec<&str> = retort_models::Pooling::ALL
+                .iter()
+                .map(|pooling| pooling.name())
+                .collect();
+            let message = format!(
+                "there is no pooling `{}`; known are {}",
+                shorten(&name, 100),
+                known.join(", ")
+            );
+            Err(Error::invalid("pooling", message))
+        }
+    }
+}
+
+/// Seconds, or a text with a unit.
+fn read_keep_alive(value: Option<&Value>) -> Result<KeepAlive> {
+    let read = match value {
+        None | Some(Value::Null) => return Ok(KeepAlive::Forever),
+        Some(Value::Number(number)) => number.as_f64().map(KeepAlive::from_seconds),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    read.ok_or_else(|| {
+        let value = value.map(ToString::to_string).unwrap_or_default();
+        let message = format!(
+            "`keep_alive` is `{}`; give seconds, or a text such as `5m`",
+            shorten(&value, 100)
+        );
+        Error::invalid("keep_alive", message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: &Value) -> Result<LaunchSpec> {
+        let body = serde_json::from_value(body.clone()).unwrap();
+        spec(body, &Catalog::compiled().unwrap(), false)
+    }
+
+    fn refusal(body: &Value) -> String {
+        match read(body) {
+            Err(Error::InvalidRequest { message, .. }) => message,
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_command_line_of_xinference_sends_is_taken_without_a_remark() {
+        let spec = read(&json!({
+            "model_uid": null, "model_name": "bge-m3", "model_engine": null,
+            "peft_model_config": null, "model_type": "embedding", "model_size_in_billions": null,
+            "model_format": null, "quantization": null, "replica": 1, "n_worker": 1,
+            "n_gpu": "auto", "request_limits": null, "worker_ip": null, "gpu_idx": null,
+            "replica_config": null, "model_path": null, "enable_thinking": false,
+            "enable_virtual_env": null, "virtual_env_packages": null,
+            "virtual_env_find_links": null, "envs": null, "trust_remote_code": true,
+        }))
+        .unwrap();
+        let expected = LaunchSpec {
+            task: Some(crate::engine::request::Task::Embed),
+            ..LaunchSpec::of("bge-m3")
+        };
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn options_without_a_meaning_here_are_handed_on_and_others_are_read() {
+        let spec = read(&json!({
+            "model_name": "mine", "model_path": "/models/mine", "model_type": "rerank",
+            "batch_size": 8, "torch_dtype": "float16", "use_fp16": false, "max_tokens": "256",
+            "keep_alive": "5m", "replica": "2", "gpu_idx": [0, 1], "persist": true,
+        }))
+        .unwrap();
+        assert_eq!(spec.uid.as_deref(), Some("mine"));
+        assert_eq!(spec.reference, "/models/mine");
+        assert_eq!((spec.max_tokens, spec.replicas), (Some(256), 2));
+        assert_eq!(spec.keep_alive, KeepAlive::For(Duration::from_secs(300)));
+        assert!(spec.persist);
+        assert_eq!(spec.ignored, ["batch_size", "torch_dtype"]);
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told_the_right_one() {
+        let message = refusal(&json!({"model_name": "bge-m4", "model_type": "embedding"}));
+        assert!(
+            message.starts_with("Model not found, name: bge-m4"),
+            "{message}"
+        );
+        assert!(message.contains("`bge-m3`"), "{message}");
+    }
+
+    #[test]
+    fn the_type_that_clients_send_unasked_is_corrected() {
+        let message = refusal(&json!({"model_name": "bge-m3", "model_type": "LLM"}));
+        assert!(message.contains("`model_type` `embedding`"), "{message}");
+        let message = refusal(&json!({"model_name": "qwen3", "model_type": "LLM"}));
+        assert!(
+            message.contains("specify the `model_engine` field"),
+            "{message}"
+        );
+        assert!(read(&json!({"model_name": "bge-m3"})).is_ok());
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused() {
+        for wrong in [
+            json!({}),
+            json!({"model_name": " "}),
+            json!({"model_name": "bge-m3", "replica": true}),
+            json!({"model_name": "bge-m3", "replica": 0}),
+            json!({"model_name": "bge-m3", "replica": 1.5}),
+            json!({"model_name": "bge-m3", "replica": "two"}),
+            json!({"model_name": "bge-m3", "replica": 1_000_000}),
+            json!({"model_name": "bge-m3", "replica": 2, "gpu_idx": [0, 1, 2]}),
+            json!({"model_name": "bge-m3", "gpu_idx": ["a"]}),
+            json!({"model_name": "bge-m3", "n_gpu": "many"}),
+            json!({"model_name": "bge-m3", "max_tokens": -1}),
+            json!({"model_name": "bge-m3", "keep_alive": "soon"}),
+            json!({"model_name": "bge-m3", "pooling": "sum of all"}),
+            json!({"model_name": "bge-m3", "model_uid": "a/b"}),
+            json!({"model_name": "bge-m3", "model_uid": "bge-rep1"}),
+            json!({"model_name": "x", "model_type": "image"}),
+        ] {
+            refusal(&wrong);
+        }
+        assert!(read(&json!({"model_name": "bge-m3", "model_uid": "bge-report"})).is_ok());
+    }
+}
