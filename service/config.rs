@@ -5,6 +5,7 @@ mod environment;
 mod file;
 mod layers;
 mod model;
+mod raw;
 mod settings;
 mod show;
 mod validate;

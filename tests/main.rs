@@ -1,6 +1,7 @@
 //! The one integration-test binary: numerics, the service over HTTP, the program itself, the rules
 //! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
 
+mod checkpoints;
 mod evaluation;
 mod fleet;
 mod heads;

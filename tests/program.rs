@@ -158,6 +158,73 @@ fn embed_prints_the_vectors_that_the_service_gives() {
     }
 }
 
+/// A model's own kind of vectors, of queries and of documents; weights by id; never the wrong ones.
+#[test]
+fn embed_gives_every_kind_of_vectors() {
+    let embed = |model: &str, more: &[&str]| {
+        let model = golden("checkpoints").join(model).display().to_string();
+        let mut arguments = vec!["embed", "--model", &model, "--format", "jsonl"];
+        arguments.extend(more);
+        arguments.push("hello, world");
+        command(&arguments, "")
+    };
+    let line = |(status, output, errors): (i32, String, String)| -> Value {
+        assert_eq!(status, 0, "{errors}");
+        serde_json::from_str(&output).unwrap()
+    };
+    let rows = |line: &Value| line["multi_vector_embedding"].as_array().unwrap().len();
+    let model = "colbert-tiny";
+    // A comma is a token of a query, and no vector of a document.
+    assert_eq!(rows(&line(embed(model, &[]))), 5);
+    assert_eq!(rows(&line(embed(model, &["--input-type", "query"]))), 6);
+    let sparse = line(embed("bge-m3-tiny", &["--head", "sparse"]));
+    assert!(!sparse["sparse_embedding"].as_object().unwrap().is_empty());
+    assert!(sparse.get("embedding").is_none());
+    let (status, _, errors) = embed(model, &["--head", "dense"]);
+    assert_eq!(status, 1);
+    assert!(errors.contains("dense"), "{errors}");
+}
+
+#[test]
+fn rerank_prints_the_order_that_the_golden_has() {
+    let name = "bert-tiny-score";
+    let model = golden("checkpoints").join(name);
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(model.join("golden.json")).unwrap()).unwrap();
+    let model = model.display().to_string();
+    let query = golden["cases"][0]["query"].as_str().unwrap();
+    let cases = golden["cases"].as_array().unwrap().iter();
+    // An empty argument is a document like any other, but an empty line of a table shows nothing.
+    let of_query: Vec<(&str, f64)> = cases
+        .filter(|case| case["query"] == query && case["document"] != "")
+        .map(|case| {
+            let document = case["document"].as_str().unwrap();
+            (document, case["logits"][0].as_f64().unwrap())
+        })
+        .collect();
+    let best = of_query.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let mut arguments = vec!["rerank", "--model", &model, "--raw-scores", query];
+    arguments.extend(of_query.iter().map(|(document, _)| *document));
+    let (status, table, errors) = command(&arguments, "");
+    assert_eq!(status, 0, "{errors}");
+    let first = table.lines().nth(1).unwrap().trim_start();
+    let score = format!("{:.4}", best.1);
+    assert!(first.starts_with('1') && first.contains(&score), "{table}");
+    arguments.extend(["--json", "--top-n", "2"]);
+    let (status, json, errors) = command(&arguments, "");
+    assert_eq!(status, 0, "{errors}");
+    let answer: Value = serde_json::from_str(&json).unwrap();
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    assert_eq!(results[0]["document"], best.0);
+    let piped = ["rerank", "--model", &model, query];
+    let (status, table, _) = command(&piped, "one\ntwo\n");
+    assert_eq!((status, table.lines().count()), (0, 3), "{table}");
+    let (status, _, errors) = command(&piped, "");
+    assert_eq!(status, 2);
+    assert!(errors.contains("no document to rank"), "{errors}");
+}
+
 #[test]
 fn mistakes_on_the_command_line_are_explained() {
     let (status, _, errors) = command(&["serve", "--modle", "x"], "");
@@ -175,7 +242,7 @@ fn mistakes_on_the_command_line_are_explained() {
 fn help_and_the_other_commands_answer() {
     let (status, help, _) = command(&["--help"], "");
     assert_eq!(status, 0);
-    for name in ["serve", "pull", "embed", "models", "ps", "doctor"] {
+    for name in ["serve", "pull", "embed", "rerank", "models", "ps", "doctor"] {
         assert!(help.contains(name), "`{name}` is not in:\n{help}");
     }
     let program = serve(&["serve", "--model", &tiny()]);

@@ -87,6 +87,8 @@ pub(crate) struct Probed {
     pub(crate) pooling: Option<Pooling>,
     /// Element type of the output, such as `float32`.
     pub(crate) dtype: String,
+    /// Whether every run is one of a task adapter.
+    pub(crate) takes_adapter: bool,
 }
 
 /// Where the heads come from: outputs of the graph, and a small graph of ours behind it for what
@@ -239,6 +241,7 @@ impl GivenModel {
                 .map(|used| used.dtype.to_owned())
                 .next()
                 .unwrap_or_default(),
+            takes_adapter: inputs.takes_adapter(),
         };
         let behind = match given.token_vectors.clone() {
             Some(token_vectors) => {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use retort_kernels::{Isa, Pooling};
 
-use self::facts::{label_names, matryoshka, max_tokens, refuse_cutoff_layer};
+use self::facts::{
+    given_prompts, given_tasks, label_names, matryoshka, max_tokens, refuse_cutoff_layer,
+};
 use crate::architectures::{self, Architecture, Sizes};
 use crate::catalog::Task;
 use crate::checkpoint::{Checkpoint, Weights};
@@ -228,11 +230,10 @@ impl EncoderModel {
         let config = &checkpoint.config;
         // Only a known family tells where positions start.
         let positions = architectures::position_ids(config)?;
-        let names = config.get("lora_adaptations");
-        let adapters = names.and_then(|names| names.as_array()).map(Vec::len);
+        let adapters = architectures::adapters(config)?;
         let family = Family {
             positions,
-            adapters,
+            adapters: adapters.as_ref().map(|adapters| adapters.names.len()),
         };
         let mut weights = Weights::none(dir);
         let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
@@ -256,6 +257,7 @@ impl EncoderModel {
             ));
         }
         let architecture = config.optional_text("model_type")?.unwrap_or("onnx");
+        let tasks = given_tasks(&probed, adapters.as_ref(), file)?;
         let info = EncoderInfo {
             architecture: architecture.to_owned(),
             heads: probed.heads,
@@ -273,8 +275,8 @@ impl EncoderModel {
             device: "cpu".to_owned(),
             source: GraphSource::Given(file.to_owned()),
             matryoshka: matryoshka(&checkpoint, probed.dimensions, options),
-            prompts: checkpoint.prompts.clone(),
-            tasks: Vec::new(),
+            prompts: given_prompts(&checkpoint, adapters.as_ref()),
+            tasks,
             pair_template: None,
             instruction: None,
             cutoff_layer: None,

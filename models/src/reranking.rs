@@ -20,6 +20,13 @@ impl EncoderInfo {
             .any(|part| *part == Part::Instruction)
     }
 
+    /// What the model is told to judge by where the caller says nothing; `None` when it is told
+    /// nothing.
+    pub fn default_instruction(&self) -> Option<&str> {
+        let template = self.pair_template.filter(|_| self.takes_instruction())?;
+        Some(self.instruction.as_deref().unwrap_or(template.instruction))
+    }
+
     /// The form in which the model reads a query and a document: a template that it was trained
     /// with, else that of its tokenizer. An instruction is the caller's, else the checkpoint's,
     /// else the template's.

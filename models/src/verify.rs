@@ -9,12 +9,12 @@ mod run;
 use std::fmt;
 
 use crate::catalog::reference::{Expected, Inputs, Reference};
-use crate::catalog::{Catalog, CatalogError, Entry, Family};
+use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::encoder::Encode;
 use crate::error::Result;
 use crate::heads::Output;
+use crate::heads::late_interaction::LateInteraction;
 use crate::model::{EncoderInfo, EncoderModel};
-use crate::tokenizer::template::{self, PairTemplate};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 use self::compare::Comparison;
@@ -28,10 +28,6 @@ pub struct Published {
     pub references: Vec<Reference>,
     /// The length of its vectors, where that is known.
     pub dimensions: Option<usize>,
-    /// How it wants a query and a document written; `None`: as its tokenizer does.
-    pub template: Option<PairTemplate>,
-    /// What a reranker is told, instead of what the template says.
-    pub instruction: Option<String>,
 }
 
 impl Published {
@@ -43,12 +39,6 @@ impl Published {
         Ok(Self {
             references: catalog.references(&entry.name)?,
             dimensions: entry.dimensions,
-            template: match entry.family {
-                Some(Family::Qwen3) => Some(template::QWEN3_RERANKER),
-                Some(Family::MiniCpm) => Some(template::BGE_DECODER_RERANKER),
-                _ => None,
-            },
-            instruction: entry.prompts.get("instruction").cloned(),
         })
     }
 }
@@ -151,6 +141,7 @@ pub fn verify(
     let subject = Subject {
         info: model.info(),
         tokenizer: model.tokenizer(),
+        late_interaction: model.late_interaction(),
         encoder: &mut *encoder,
     };
     Ok(subject.examine(published, progress))
@@ -160,6 +151,7 @@ pub fn verify(
 struct Subject<'a> {
     info: &'a EncoderInfo,
     tokenizer: &'a Tokenizer,
+    late_interaction: Option<&'a LateInteraction>,
     encoder: &'a mut dyn Encode,
 }
 
@@ -169,7 +161,7 @@ impl Subject<'_> {
         published: &Published,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Verification {
-        let mut planner = Planner::new(self.info, self.tokenizer, published);
+        let mut planner = Planner::new(self.info, self.tokenizer, self.late_interaction);
         let plans: Vec<Plan> = published
             .references
             .iter()

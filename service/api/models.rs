@@ -99,6 +99,12 @@ struct EncoderRecord {
     /// The names of its prompts, and the one that is used unless told otherwise.
     prompts: Vec<String>,
     default_prompt: Option<String>,
+    /// The tasks that a request for vectors may name, for a model with task adapters.
+    task_adapters: Vec<String>,
+    /// What a reranker is told to judge by unless the request says; null when it is told nothing.
+    instruction: Option<String>,
+    /// The layer whose scores it gives; null for a model that has scores only after the last.
+    cutoff_layer: Option<usize>,
     /// How token vectors become one; null when the given graph does it.
     pooling: Option<String>,
     /// Lengths that the model was trained to be cut to.
@@ -216,9 +222,12 @@ impl From<retort_models::EncoderInfo> for EncoderRecord {
             heads: info.heads.iter().map(Head::name).collect(),
             token_dimensions: info.token_dimensions,
             score_meaning: score_meaning(&info),
+            prompts: info.prompts.named.keys().cloned().collect(),
+            default_prompt: info.prompts.default.clone(),
+            instruction: info.default_instruction().map(str::to_owned),
+            cutoff_layer: info.cutoff_layer,
             labels: info.label_names,
-            prompts: info.prompts.named.into_keys().collect(),
-            default_prompt: info.prompts.default,
+            task_adapters: info.tasks,
             architecture: info.architecture,
             pooling: info.pooling.map(|pooling| pooling.to_string()),
             matryoshka_dimensions: info.matryoshka.listed().to_vec(),

@@ -69,7 +69,8 @@ pub struct EmbeddingsBody {
     /// under a key of its own.
     #[schema(value_type = Option<Vec<String>>)]
     output_types: Option<Vec<OutputType>>,
-    /// The task of a model that has tasks, such as `retrieval.query`; others do without.
+    /// The task of a model that has tasks, such as `retrieval.query`. Without one such a model runs
+    /// without an adapter, as in sentence-transformers; other models ignore it.
     task: Option<String>,
     /// The name of one of the model's prompts.
     prompt_name: Option<String>,

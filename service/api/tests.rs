@@ -192,6 +192,7 @@ impl Server {
             name: "fake".into(),
             info: info(tokenizer.vocab_size()),
             tokenizer: Arc::new(tokenizer),
+            late_interaction: None,
             encoders: vec![(
                 WorkerKind::Share,
                 Box::new(Fake {
@@ -285,6 +286,7 @@ impl Server {
                 name: name.into(),
                 info,
                 tokenizer: Arc::new(tokenizer),
+                late_interaction: None,
                 encoders: vec![(WorkerKind::Share, Box::new(fake))],
                 telemetry: server.telemetry.clone(),
             };

@@ -1,25 +1,27 @@
 //! `retort embed`: texts in, vectors out, through the same engine as the service but without a
 //! socket. Texts stream through, so that a file may be larger than memory.
 
-mod input;
+pub(super) mod input;
 mod output;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use retort_models::{Head, Heads};
+
 use super::flags::{Flags, Local};
-use super::{Context, Failure, logging};
-use crate::config::{Config, Loaded, ModelEntry, Origin, Purpose};
+use super::local::LocalModel;
+use super::{Context, Failure};
 use crate::engine::Engine;
-use crate::engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Normalize};
-use crate::provision::Progress;
-use crate::serve::Core;
+use crate::engine::request::{
+    Conditioning, EmbedInput, EmbedRequest, EmbedResponse, Embedding, Normalize,
+};
 use input::{InputFormat, Source, Texts};
-use output::{OutputFormat, Row, Writer};
+use output::{OutputFormat, Row, Values, Writer};
 
 /// Texts that are in memory at a time.
 const TEXTS_PER_REQUEST: usize = 1024;
@@ -42,6 +44,12 @@ pub struct EmbedArgs {
     /// Write to a file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Which vectors are wanted [default: dense, or what the model gives instead]
+    #[arg(long, value_name = "HEAD")]
+    head: Option<HeadName>,
+    /// What the texts are for: `query`, `document`, or a task of the model
+    #[arg(long, value_name = "TYPE")]
+    input_type: Option<String>,
     /// Keep the first N components (Matryoshka), normalised again
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
@@ -52,36 +60,43 @@ pub struct EmbedArgs {
     flags: Flags<Local>,
 }
 
+/// The vectors that a model may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HeadName {
+    /// One vector a text
+    Dense,
+    /// Weights of vocabulary entries
+    Sparse,
+    /// One vector a token
+    MultiVector,
+}
+
+impl HeadName {
+    fn head(self) -> Head {
+        match self {
+            Self::Dense => Head::Dense,
+            Self::Sparse => Head::Sparse,
+            Self::MultiVector => Head::MultiVector,
+        }
+    }
+}
+
 /// Embeds everything, in order.
 pub fn run(args: EmbedArgs, context: &Context) -> Result<ExitCode, Failure> {
     let mut texts = Texts::open(source(&args)?, args.input_format)?;
     let writer = Writer::create(args.output.as_deref(), args.format)?;
-    let Loaded {
-        mut config, layers, ..
-    } = context.load(Purpose::Local, args.flags)?;
-    if let Some((_, Origin::Default)) = layers.get("server.log") {
-        // Vectors are what is wanted here: unless asked, the log speaks up only about trouble.
-        config.server.log = "warn".into();
-    }
-    logging::start(&config.server, context.colors())?;
-    unbounded(&mut config);
-    let progress = Progress::stderr();
-    let core = Core::new(&config, &progress)?;
-    core.load()?;
+    let LocalModel { engine, runtime } = LocalModel::load(context, args.flags)?;
     let job = Job {
-        engine: core.engine.clone(),
+        engine,
+        heads: args.head.map_or(Heads::NONE, |name| name.head().into()),
+        input_type: args.input_type,
         dimensions: args.dimensions,
         normalize: if args.no_normalize {
             Normalize::No
         } else {
             Normalize::Yes
         },
-        texts_per_request: config.limits.max_inputs_per_request.min(TEXTS_PER_REQUEST),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let cut = job.run(&runtime, &mut texts, writer)?;
     if cut > 0 {
         anstream::eprintln!("warning: {cut} texts were longer than the model reads and were cut");
@@ -100,24 +115,13 @@ fn source(args: &EmbedArgs) -> Result<Source, Failure> {
     }
 }
 
-/// One model, no deadline and no queue limit: nobody else waits here.
-fn unbounded(config: &mut Config) {
-    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-    config.server.request_timeout = DAY;
-    config.limits.max_queue_tokens = usize::MAX / 2;
-    config.models.truncate(1);
-    config
-        .models
-        .iter_mut()
-        .for_each(|model: &mut ModelEntry| model.required = true);
-}
-
 /// What is done to each portion of texts.
 struct Job {
     engine: Engine,
+    heads: Heads,
+    input_type: Option<String>,
     dimensions: Option<usize>,
     normalize: Normalize,
-    texts_per_request: usize,
 }
 
 impl Job {
@@ -133,7 +137,7 @@ impl Job {
         loop {
             let portion: Vec<String> = texts
                 .by_ref()
-                .take(self.texts_per_request)
+                .take(TEXTS_PER_REQUEST)
                 .collect::<Result<_, _>>()?;
             if portion.is_empty() {
                 break;
@@ -143,7 +147,7 @@ impl Job {
             for (text, embedding) in portion.iter().zip(&response.embeddings) {
                 writer.write(&Row {
                     text,
-                    vector: &embedding.vector,
+                    vector: vector(embedding),
                 })?;
             }
             bar.inc(portion.len() as u64);
@@ -156,11 +160,25 @@ impl Job {
     async fn embed(&self, texts: &[String]) -> Result<EmbedResponse, Failure> {
         let request = EmbedRequest {
             inputs: texts.iter().cloned().map(EmbedInput::Text).collect(),
+            heads: self.heads,
+            conditioning: Conditioning {
+                input_type: self.input_type.clone(),
+                ..Conditioning::default()
+            },
             dimensions: self.dimensions,
             normalize: self.normalize,
             ..EmbedRequest::default()
         };
         Ok(self.engine.embed(request).await?)
+    }
+}
+
+/// The vectors of a text; of several kinds, which only a request for none of them gives, the first.
+fn vector(embedding: &Embedding) -> Values<'_> {
+    match (&embedding.sparse, &embedding.multi_vector) {
+        (Some(sparse), _) if embedding.vector.is_empty() => Values::Sparse(sparse),
+        (None, Some(vectors)) if embedding.vector.is_empty() => Values::MultiVector(vectors),
+        _ => Values::Dense(&embedding.vector),
     }
 }
 

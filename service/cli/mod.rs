@@ -11,6 +11,7 @@ mod failure;
 mod flags;
 mod launch;
 mod list;
+mod local;
 mod logging;
 mod models;
 mod print_config;
@@ -19,6 +20,7 @@ mod pull;
 mod registrations;
 mod remote;
 mod report;
+mod rerank;
 mod serve;
 mod spelling;
 mod stop;
@@ -48,6 +50,7 @@ Examples:
   retort pull BAAI/bge-m3                    fetch now, to start fast or offline later
   retort embed 'Hello, world'                embed without a server
   retort embed --file texts.txt --output vectors.npy
+  retort rerank 'where is the river' 'a boat' 'the river bank' --model bge-reranker-v2-m3
   retort verify bge-m3                       whether it gives the published numbers here
   retort launch -n bge-m3 -t embedding       load one more into a running server
   retort doctor                              what is wrong, and what to do about it
@@ -80,6 +83,8 @@ enum Command {
     Pull(pull::PullArgs),
     /// Turn texts into vectors without a server
     Embed(embed::EmbedArgs),
+    /// Put documents in the order of what they say about a query, without a server
+    Rerank(rerank::RerankArgs),
     /// List the known and the configured models, and which are on this machine
     Models(models::ModelsArgs),
     /// Say how much memory models will take, without loading them
@@ -191,6 +196,7 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Serve(args) => serve::run(args, context),
         Command::Pull(args) => pull::run(args, context),
         Command::Embed(args) => embed::run(args, context),
+        Command::Rerank(args) => rerank::run(args, context),
         Command::Models(args) => models::run(args, context),
         Command::Estimate(args) => estimate::run(args, context),
         Command::Ps(args) => ps::run(args, context),

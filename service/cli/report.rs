@@ -152,7 +152,26 @@ fn model_lines(model: &ModelInfo) -> Vec<String> {
         "{} weights, computed in {}",
         info.checkpoint_dtype, info.dtype
     );
-    vec![model.name.clone(), source, shape, types]
+    let mut lines = vec![model.name.clone(), source, shape, types];
+    lines.extend(reading(info));
+    lines
+}
+
+/// How a model reads its inputs and where its scores come from, if not in the usual way.
+fn reading(info: &EncoderInfo) -> Option<String> {
+    let layer = info
+        .cutoff_layer
+        .map(|layer| format!("scores of layer {layer}"));
+    let template = info
+        .pair_template
+        .map(|_| match info.default_instruction() {
+            Some(instruction) => format!("pairs in its template, told: {instruction}"),
+            None => "pairs in its template".to_owned(),
+        });
+    let tasks = Some(info.tasks.join(", ")).filter(|tasks| !tasks.is_empty());
+    let tasks = tasks.map(|tasks| format!("tasks {tasks}"));
+    let all: Vec<String> = [layer, tasks, template].into_iter().flatten().collect();
+    Some(all.join(", ")).filter(|line| !line.is_empty())
 }
 
 /// What a model gives: the length of its vectors, its other vectors, its labels.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use retort_models::Pooling;
 use retort_models::catalog::{Catalog, Entry};
+use retort_models::{LoadOptions, Pooling, Runtime, Task};
 
 use super::Error;
 use crate::keep_alive::KeepAlive;
@@ -27,6 +27,10 @@ pub struct ModelEntry {
     pub max_tokens: Option<usize>,
     /// How token vectors become one; `None` means what the checkpoint states.
     pub pooling: Option<Pooling>,
+    /// What it is for; `None` means what the checkpoint or the catalogue states.
+    pub task: Option<Task>,
+    /// The layer whose scores are taken; `None` means what the catalogue states, else the last.
+    pub cutoff_layer: Option<usize>,
     /// Whether the service stops when it cannot be loaded.
     pub required: bool,
     /// What the catalogue says of it, if it is in there.
@@ -45,6 +49,17 @@ impl ModelEntry {
     pub fn published(&self) -> Option<&Entry> {
         let known = self.known.as_ref().filter(|_| self.by_name);
         known.filter(|entry| entry.directory.is_none())
+    }
+
+    /// What the operator decided about it; the checkpoint and the catalogue fill up the rest.
+    pub fn load_options(&self, runtime: Runtime) -> LoadOptions {
+        LoadOptions {
+            max_tokens: self.max_tokens,
+            pooling: self.pooling,
+            task: self.task,
+            cutoff_layer: self.cutoff_layer,
+            ..LoadOptions::new(runtime)
+        }
     }
 
     /// The names that need no configuration: the id, and what the catalogue calls it.
@@ -207,6 +222,8 @@ mod tests {
             revision: None,
             max_tokens: None,
             pooling: None,
+            task: None,
+            cutoff_layer: None,
             required: true,
             known: None,
             by_name: false,

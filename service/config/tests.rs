@@ -400,6 +400,8 @@ fn no_flag_or_variable_is_used_twice() {
     assert_eq!(names.len(), count);
 }
 
+mod tables;
+
 mod catalogue {
     use super::*;
 

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::layers::{Layers, Origin};
-use retort_models::{Catalog, Pooling};
+use retort_models::{Catalog, Pooling, Task};
 
 use super::model::{self, ModelEntry};
+use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawServer};
 use super::settings::{MODEL, setting};
 use super::{
     Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose, Secret,
@@ -75,95 +74,6 @@ pub fn validate(
         refuse_open_door(&config.server, raw.server.allow_public)?;
     }
     Ok(config)
-}
-
-/// The document as typed; one field per key of `config.toml`, no more and no fewer.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    server: RawServer,
-    limits: RawLimits,
-    cpu: RawCpu,
-    runtime: RawRuntime,
-    models: RawModels,
-    embeddings: RawEmbeddings,
-    model: Vec<RawModel>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawServer {
-    host: String,
-    port: i64,
-    api_keys: Vec<String>,
-    allow_public: bool,
-    cors_origins: Vec<String>,
-    metrics_open: bool,
-    max_body_bytes: i64,
-    request_timeout_s: i64,
-    drain_timeout_s: i64,
-    log: String,
-    log_format: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawLimits {
-    max_inputs_per_request: i64,
-    max_batch_tokens: i64,
-    max_queue_tokens: i64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCpu {
-    threads: i64,
-    workers: i64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRuntime {
-    library: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawModels {
-    catalog_dir: String,
-    verify: String,
-    cache_dir: String,
-    memory_budget_mib: i64,
-    state_file: String,
-    persist: bool,
-    keep_alive: String,
-    allow_eviction: bool,
-    sources: Vec<String>,
-    offline: bool,
-    hf_endpoint: String,
-    hf_token: String,
-    hf_home: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEmbeddings {
-    token_ids: String,
-    allow_untrained_dimensions: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawModel {
-    id: String,
-    name: String,
-    aliases: Vec<String>,
-    revision: String,
-    max_tokens: i64,
-    pooling: String,
-    required: bool,
-    keep_alive: String,
-    replicas: i64,
 }
 
 /// The rules, and the layers that their messages quote.
@@ -360,19 +270,15 @@ impl Rules<'_> {
                 "" => None,
                 name => Some(parse_pooling(name)?),
             };
-            if !(0..=1_048_576).contains(&raw.max_tokens) {
-                return Err(Error::new(format!(
-                    "`max_tokens` = `{}` of model `{}` is not within 0 to 1048576",
-                    raw.max_tokens, raw.id
-                )));
-            }
             models.push(ModelEntry {
                 name: name.into(),
                 aliases: raw.aliases.clone(),
                 location,
                 revision: Some(raw.revision.clone()).filter(|revision| !revision.is_empty()),
-                max_tokens: or_none(usize::try_from(raw.max_tokens).unwrap_or_default()),
+                max_tokens: raw.count("max_tokens", raw.max_tokens, 1_048_576)?,
                 pooling,
+                task: raw.task()?,
+                cutoff_layer: raw.count("cutoff_layer", raw.cutoff_layer, 1_024)?,
                 required: raw.required,
                 known: known.cloned(),
                 by_name: named.is_some(),
@@ -423,6 +329,34 @@ impl Rules<'_> {
         setting(key)
             .map(|setting| format!("change it with {}", setting.ways()))
             .unwrap_or_default()
+    }
+}
+
+impl RawModel {
+    /// A number that 0 leaves open.
+    fn count(&self, key: &str, value: i64, most: i64) -> Result<Option<usize>, Error> {
+        let within = Some(value).filter(|value| (0..=most).contains(value));
+        match within.and_then(|value| usize::try_from(value).ok()) {
+            Some(value) => Ok(or_none(value)),
+            None => Err(Error::new(format!(
+                "`{key}` = `{value}` of model `{}` is not within 0 to {most}",
+                self.id
+            ))),
+        }
+    }
+
+    fn task(&self) -> Result<Option<Task>, Error> {
+        let wanted = self.task.to_ascii_lowercase();
+        let found = Task::ALL.into_iter().find(|task| task.name() == wanted);
+        if found.is_some() || wanted.is_empty() {
+            return Ok(found);
+        }
+        let known = Task::ALL.map(|task| format!("`{}`", task.name()));
+        Err(Error::new(format!(
+            "`task` = `{}` of model `{}` is none that a model can be loaded for",
+            self.task, self.id
+        ))
+        .with_hint(format!("known are {}", known.join(" and "))))
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn check(
         return Ok(());
     };
     let published = Published::of(&config.catalog, known)?;
-    if published.references.is_empty() || pools_otherwise(entry, known) {
+    if published.references.is_empty() || computes_otherwise(entry, known) {
         return Ok(());
     }
     let record = record(runtime, config, entry, opened, &published);
@@ -89,9 +89,11 @@ pub(super) struct Opened<'a> {
     pub dir: &'a Path,
 }
 
-/// The numbers were published for one pooling; an operator who wants another one gets others.
-fn pools_otherwise(entry: &ModelEntry, known: &Entry) -> bool {
-    entry.pooling.is_some() && entry.pooling != known.pooling
+/// The numbers were published for one pooling and one layer; an operator who wants another one gets
+/// others.
+fn computes_otherwise(entry: &ModelEntry, known: &Entry) -> bool {
+    let pooling = entry.pooling.is_some() && entry.pooling != known.pooling;
+    pooling || (entry.cutoff_layer.is_some() && entry.cutoff_layer != known.cutoff_layer)
 }
 
 /// The first failure and how many there are.

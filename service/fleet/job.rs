@@ -168,6 +168,7 @@ fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartErro
         name: member.uid().into(),
         info: loaded.info,
         tokenizer: loaded.tokenizer,
+        late_interaction: loaded.late_interaction,
         encoders: loaded.encoders,
         telemetry: inner.telemetry.clone(),
     })?;

@@ -4,7 +4,7 @@
 use std::{path::Path, path::PathBuf, sync::Arc};
 
 use retort_models::{
-    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LoadOptions, Runtime, Tokenizer,
+    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, Runtime, Tokenizer,
     Truncation, TruncationSide,
 };
 
@@ -48,6 +48,8 @@ pub struct Loaded {
     pub info: EncoderInfo,
     /// Shared by all requests.
     pub tokenizer: Arc<Tokenizer>,
+    /// The markers of a late-interaction model.
+    pub late_interaction: Option<LateInteraction>,
     /// The sessions.
     pub encoders: Vec<(WorkerKind, Box<dyn Encode>)>,
 }
@@ -91,11 +93,7 @@ impl CheckpointLoader {
     /// # Errors
     /// When they are no model that this program runs.
     pub fn read(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
-        let options = LoadOptions {
-            max_tokens: entry.max_tokens,
-            pooling: entry.pooling,
-            ..LoadOptions::new(self.runtime.clone())
-        };
+        let options = entry.load_options(self.runtime.clone());
         let options = match &entry.known {
             Some(known) => known.complete(dir, options),
             None => Ok(options),
@@ -154,6 +152,7 @@ impl Load for CheckpointLoader {
         Ok(Loaded {
             info: model.info().clone(),
             tokenizer: model.tokenizer().clone(),
+            late_interaction: model.late_interaction().cloned(),
             encoders,
         })
     }

@@ -3,17 +3,27 @@
 
 use std::sync::Arc;
 
-use retort_models::Catalog;
+use retort_models::{Catalog, Task as FileTask};
 
 use super::{LaunchSpec, Stage, member::Member};
 use crate::{
     config::{ModelEntry, ModelLocation, check_name, location, served_name},
-    engine::KeepAlive,
+    engine::{KeepAlive, request::Task},
     error::{Error, Result},
 };
 
 /// Characters after a default name that is taken, as Xinference has it.
 const SUFFIX_CHARS: usize = 8;
+
+/// What a language model is for, where its files leave that open and the catalogue does not know
+/// it; of every other model the files tell.
+fn for_files(task: Task) -> Option<FileTask> {
+    match task {
+        Task::Embed => Some(FileTask::Embed),
+        Task::Rerank => Some(FileTask::Rerank),
+        Task::Classify => None,
+    }
+}
 
 /// What names may mean and which are taken.
 pub struct Names<'a> {
@@ -60,6 +70,8 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
         revision: spec.revision.clone(),
         max_tokens: spec.max_tokens,
         pooling: spec.pooling,
+        task: known.map_or_else(|| spec.task.and_then(for_files), |_| None),
+        cutoff_layer: None,
         required: spec.required,
         known: known.cloned(),
         by_name: named.is_some(),

@@ -45,6 +45,8 @@ pub fn entry(name: &str) -> ModelEntry {
         revision: None,
         max_tokens: None,
         pooling: None,
+        task: None,
+        cutoff_layer: None,
         required: true,
         known: None,
         by_name: false,
@@ -132,6 +134,7 @@ impl Load for FakeLoader {
         Ok(Loaded {
             info: info(),
             tokenizer: Arc::new(Tokenizer::load(golden.as_ref()).unwrap()),
+            late_interaction: None,
             encoders: (0..sessions).map(|_| encoder()).collect(),
         })
     }
@@ -294,6 +297,8 @@ impl Fleet {
             revision: None,
             max_tokens: None,
             pooling: None,
+            task: None,
+            cutoff_layer: None,
             required: false,
             known: None,
             by_name: false,

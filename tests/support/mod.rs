@@ -13,10 +13,13 @@ use retort::{
 use retort_models::Runtime;
 
 /// The configuration of a service on a free port, with flags as on the command line:
-/// `config(&[("max-queue-tokens", "64")])`. A flag may be repeated.
+/// `config(&[("max-queue-tokens", "64")])`. A flag may be repeated; `config` names a file.
 pub fn config(flags: &[(&str, &str)]) -> Config {
     let mut typed: Vec<Typed> = Vec::new();
-    for &(flag, value) in flags.iter().chain(&[("port", "0")]) {
+    let is_file = |flag: &&(&str, &str)| flag.0 == "config";
+    let file = flags.iter().find(is_file).map(|(_, path)| path.into());
+    let settings = flags.iter().filter(|flag| !is_file(flag));
+    for &(flag, value) in settings.chain(&[("port", "0")]) {
         match typed.iter_mut().find(|typed| typed.setting.flag == flag) {
             Some(typed) => typed.values.push(value.to_owned()),
             None => typed.push(Typed {
@@ -31,7 +34,7 @@ pub fn config(flags: &[(&str, &str)]) -> Config {
     let inputs = Inputs {
         purpose: Purpose::Serve,
         flags: typed,
-        file: None,
+        file,
         environment: Environment::of_process(),
         directory: env!("CARGO_TARGET_TMPDIR").into(),
     };

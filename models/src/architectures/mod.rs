@@ -208,6 +208,12 @@ pub(crate) fn position_ids(config: &Config) -> Result<Option<PositionIds>> {
         .transpose()
 }
 
+/// The task adapters that config.json speaks of; `None` for a family without any, known or not.
+pub(crate) fn adapters(config: &Config) -> Result<Option<Adapters>> {
+    let settings = find(config).ok().and_then(|known| known.adapters);
+    settings.map_or(Ok(None), |settings| Adapters::read(&settings, config))
+}
+
 /// Finds a declaration by `model_type`, or by class name in configurations that have none, and
 /// sees to it that both agree.
 pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {

@@ -381,6 +381,35 @@ fn sequences_of_one_task_adapter_run_together() {
     assert!(error.contains("`task_id` has shape"), "{error}");
 }
 
+/// The names of the adapters are config.json's; without them a task could not be named.
+#[test]
+fn a_graph_that_takes_a_task_tells_its_tasks() {
+    let Some(runtime) = runtime() else { return };
+    let (dir, path) = with_adapter(&[]);
+    let of =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints/jina-v3-tiny-mean");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(of.join(file), dir.path().join(file)).unwrap();
+    }
+    let config = fs::read_to_string(of.join("config.json")).unwrap();
+    let options = crate::LoadOptions {
+        pooling: Some(Pooling::Cls),
+        ..crate::LoadOptions::new(runtime)
+    };
+    let load = |config: &str| {
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        crate::EncoderModel::load(&path, &options)
+    };
+    let model = load(&config).unwrap();
+    let info = model.info();
+    assert!(info.needs_task());
+    assert_eq!((info.tasks.len(), &*info.tasks[0]), (5, "retrieval.query"));
+    assert!(info.prompts.named.contains_key("retrieval.query"));
+    let unnamed = config.replace("lora_adaptations", "lora_forgotten");
+    let error = load(&unnamed).err().unwrap().to_string();
+    assert!(error.contains("`lora_adaptations`"), "{error}");
+}
+
 /// Changed at random, a small model either runs or is refused, by us or by ONNX Runtime.
 #[test]
 fn mutated_models_run_or_are_refused() {

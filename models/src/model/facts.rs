@@ -1,10 +1,52 @@
 //! What a checkpoint and its operator say about lengths, labels and layers.
 
-use super::LoadOptions;
+use std::path::Path;
+
+use super::{EncoderInfo, GraphSource, LoadOptions};
+use crate::architectures::Adapters;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::given::Probed;
 use crate::heads::plan;
 use crate::matryoshka::Matryoshka;
+use crate::prompts::Prompts;
+
+impl EncoderInfo {
+    /// Whether every text must be run with one of `tasks`. A graph that is built here can do
+    /// without; one that is given and takes a task cannot.
+    pub fn needs_task(&self) -> bool {
+        !self.tasks.is_empty() && matches!(self.source, GraphSource::Given(_))
+    }
+}
+
+/// The prompts of a checkpoint and those of its task adapters.
+pub(super) fn given_prompts(checkpoint: &Checkpoint, adapters: Option<&Adapters>) -> Prompts {
+    let mut prompts = checkpoint.prompts.clone();
+    if let Some(adapters) = adapters {
+        prompts.add(&adapters.instructions);
+    }
+    prompts
+}
+
+/// The tasks that a given graph can be told to do.
+///
+/// # Errors
+/// `Error::Checkpoint` when it wants the number of one and nothing says what the numbers are.
+pub(super) fn given_tasks(
+    probed: &Probed,
+    adapters: Option<&Adapters>,
+    file: &Path,
+) -> Result<Vec<String>> {
+    match (probed.takes_adapter, adapters) {
+        (false, _) => Ok(Vec::new()),
+        (true, Some(adapters)) => Ok(adapters.names.clone()),
+        (true, None) => Err(Error::checkpoint(
+            file,
+            "wants the number of a task, but config.json lists no `lora_adaptations` of a known \
+             family",
+        )),
+    }
+}
 
 /// The operator's limit, which must not be more than `limit`, else the checkpoint's.
 pub(super) fn max_tokens(

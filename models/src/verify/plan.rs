@@ -1,13 +1,12 @@
 //! References become token sequences: which inputs a reference needs, each of them once however
 //! many references share it. Runs nothing.
 
-use super::Published;
 use crate::batch::Encoding;
 use crate::catalog::reference::{Expected, Inputs, Reference};
 use crate::error::Error;
+use crate::heads::late_interaction::LateInteraction;
 use crate::heads::{Head, Heads};
 use crate::model::EncoderInfo;
-use crate::tokenizer::pair::PairTruncation;
 use crate::tokenizer::template::PairForm;
 use crate::tokenizer::{Prompt, Tokenizer, Truncation, TruncationSide};
 
@@ -52,16 +51,27 @@ impl From<Error> for Refusal {
 pub(super) struct Planner<'a> {
     info: &'a EncoderInfo,
     tokenizer: &'a Tokenizer,
-    published: &'a Published,
+    late_interaction: Option<&'a LateInteraction>,
     inputs: Vec<Input>,
 }
 
+/// What all texts of one side of a comparison get.
+struct Side {
+    prompt: Prompt,
+    adapter: Option<u8>,
+    truncation: Truncation,
+}
+
 impl<'a> Planner<'a> {
-    pub fn new(info: &'a EncoderInfo, tokenizer: &'a Tokenizer, published: &'a Published) -> Self {
+    pub fn new(
+        info: &'a EncoderInfo,
+        tokenizer: &'a Tokenizer,
+        late_interaction: Option<&'a LateInteraction>,
+    ) -> Self {
         Self {
             info,
             tokenizer,
-            published,
+            late_interaction,
             inputs: Vec::new(),
         }
     }
@@ -107,20 +117,7 @@ impl<'a> Planner<'a> {
                 self.info.heads
             )));
         }
-        if let Some(adapter) = &reference.adapter {
-            return Err(Refusal::Skip(format!(
-                "the adapter `{adapter}` cannot be chosen in this build"
-            )));
-        }
-        if let Expected::Scores {
-            layer: Some(layer), ..
-        } = &reference.expected
-        {
-            return Err(Refusal::Skip(format!(
-                "the layer `{layer}` cannot be chosen in this build"
-            )));
-        }
-        let prompt = reference.prompt.as_deref().unwrap_or_default();
+        self.check_layer(&reference.expected)?;
         let is_pair = matches!(reference.inputs, Inputs::Pairs { .. });
         if is_pair != (head == Head::Score) && !(head == Head::Score && is_texts(reference)) {
             return Err(Refusal::Skip(format!(
@@ -128,10 +125,11 @@ impl<'a> Planner<'a> {
             )));
         }
         match &reference.inputs {
-            Inputs::Texts { texts } => self.texts(prompt, texts),
+            Inputs::Texts { texts } => self.texts(&self.sides(reference, head)?[1], texts),
             Inputs::Grid { queries, documents } => {
-                let mut encodings = self.texts(prompt, queries)?;
-                encodings.extend(self.texts("", documents)?);
+                let [query, document] = self.sides(reference, head)?;
+                let mut encodings = self.texts(&query, queries)?;
+                encodings.extend(self.texts(&document, documents)?);
                 Ok(encodings)
             }
             Inputs::Pairs { pairs } => {
@@ -144,45 +142,117 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn texts(&self, prompt: &str, texts: &[String]) -> Result<Vec<Encoding>, Refusal> {
-        let prompt = match prompt {
-            "" => Prompt::default(),
-            prompt => self.tokenizer.prepare_prompt(prompt)?,
+    /// Scores were published for one layer; those of another are others.
+    fn check_layer(&self, expected: &Expected) -> Result<(), Refusal> {
+        let Expected::Scores {
+            layer: Some(layer), ..
+        } = expected
+        else {
+            return Ok(());
         };
-        let truncation = Truncation {
-            max_tokens: self.info.max_tokens,
-            side: TruncationSide::Refuse,
+        match self.info.cutoff_layer {
+            Some(own) if own == *layer => Ok(()),
+            Some(own) => Err(Refusal::Skip(format!(
+                "the model as it is loaded gives the scores of layer `{own}`, not of layer \
+                 `{layer}`"
+            ))),
+            None => Err(Refusal::Skip(format!(
+                "the model as it is loaded has no scores of layer `{layer}`"
+            ))),
+        }
+    }
+
+    /// What queries get, and what documents and lone texts get. The prompt of a reference is that
+    /// of its queries, or of its texts.
+    fn sides(&self, reference: &Reference, head: Head) -> Result<[Side; 2], Refusal> {
+        let prompt = reference.prompt.as_deref().unwrap_or_default();
+        let adapter = self.adapter(reference.adapter.as_deref())?;
+        if let (Some(known), Head::MultiVector) = (self.late_interaction, head) {
+            if !prompt.is_empty() {
+                let reason = "the model marks queries and documents, and takes no other prompt";
+                return Err(Refusal::Skip(reason.to_owned()));
+            }
+            // These models cut each side to the length that they were trained with.
+            let side = |side: &crate::Side| Side {
+                prompt: side.prompt.clone(),
+                adapter,
+                truncation: Truncation {
+                    max_tokens: side
+                        .max_tokens
+                        .map_or(self.info.max_tokens, |most| most.min(self.info.max_tokens)),
+                    side: TruncationSide::End,
+                },
+            };
+            return Ok([side(&known.query), side(&known.document)]);
+        }
+        let side = |prompt: &str| -> Result<Side, Refusal> {
+            Ok(Side {
+                prompt: match prompt {
+                    "" => Prompt::default(),
+                    prompt => self.tokenizer.prepare_prompt(prompt)?,
+                },
+                adapter,
+                truncation: Truncation {
+                    max_tokens: self.info.max_tokens,
+                    side: TruncationSide::Refuse,
+                },
+            })
         };
-        let encode = |text: &String| {
-            let encoded = self.tokenizer.encode_prompted(&prompt, text, truncation);
-            encoded.map_err(Refusal::from)
+        let of_texts = if is_texts(reference) { prompt } else { "" };
+        Ok([side(prompt)?, side(of_texts)?])
+    }
+
+    /// The number of an adapter. Without a name there is none, unless the graph must have one.
+    fn adapter(&self, name: Option<&str>) -> Result<Option<u8>, Refusal> {
+        let Some(name) = name else {
+            return Ok(self.info.needs_task().then_some(0));
+        };
+        let place = self.info.tasks.iter().position(|task| task == name);
+        match place.and_then(|place| u8::try_from(place).ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(Refusal::Skip(format!(
+                "the model as it is loaded has no adapter `{name}`"
+            ))),
+        }
+    }
+
+    fn texts(&self, side: &Side, texts: &[String]) -> Result<Vec<Encoding>, Refusal> {
+        let encode = |text: &String| -> Result<Encoding, Refusal> {
+            let encoded = self
+                .tokenizer
+                .encode_prompted(&side.prompt, text, side.truncation)?;
+            Ok(Encoding {
+                adapter: side.adapter,
+                ..encoded
+            })
         };
         texts.iter().map(encode).collect()
     }
 
     /// The sequence of one text without a prompt.
     pub fn text(&self, text: &str) -> Result<Encoding, Refusal> {
-        let encoding = self.texts("", &[text.to_owned()])?.pop();
+        let side = Side {
+            prompt: Prompt::default(),
+            adapter: self.adapter(None)?,
+            truncation: Truncation {
+                max_tokens: self.info.max_tokens,
+                side: TruncationSide::Refuse,
+            },
+        };
+        let encoding = self.texts(&side, &[text.to_owned()])?.pop();
         encoding.ok_or_else(|| Refusal::Fail("the tokenizer gave nothing".to_owned()))
     }
 
     /// The form in which the model reads pairs.
     pub fn pair_form(&self, instruction: Option<&str>) -> Result<PairForm, Refusal> {
-        let Some(template) = &self.published.template else {
-            if instruction.is_some() {
-                return Err(Refusal::Skip(
-                    "the model reads pairs without an instruction".to_owned(),
-                ));
-            }
-            return Ok(self.tokenizer.pair_form()?);
-        };
-        let instruction = instruction.or(self.published.instruction.as_deref());
-        Ok(self.tokenizer.template_form(template, instruction)?)
+        Ok(self.info.pair_form(self.tokenizer, instruction)?)
     }
 
     /// The sequence of a query and a document.
     pub fn pair(&self, form: &PairForm, query: &str, document: &str) -> Result<Encoding, Refusal> {
-        let truncation = PairTruncation::new(self.info.max_tokens, TruncationSide::Refuse);
+        let truncation = self
+            .info
+            .pair_truncation(form, None, TruncationSide::Refuse);
         let query = self.tokenizer.prepare_query(form, query, truncation)?;
         Ok(self.tokenizer.encode_pair(&query, document)?)
     }

@@ -102,6 +102,7 @@ fn examined(heads: Heads, fault: Fault, published: &Published) -> Verification {
     let subject = Subject {
         info: &info,
         tokenizer: &tokenizer,
+        late_interaction: None,
         encoder: &mut Fake { fault, runs: 0.0 },
     };
     subject.examine(published, &mut |done, total| assert!(done <= total))
@@ -122,7 +123,6 @@ fn published(references: &[&str]) -> Published {
     Published {
         references: references.iter().map(|rest| reference(rest)).collect(),
         dimensions: Some(2),
-        ..Published::default()
     }
 }
 
@@ -217,6 +217,54 @@ fn pairs_are_read_as_the_tokenizer_writes_them() {
     let wrong = published(&[&PAIR.replace("VALUE", &(score + 0.02).to_string())]);
     let found = examined(Heads::SCORE, Fault::None, &wrong);
     assert_eq!(failed(&found), ["scores, 1 pair"]);
+}
+
+/// With a template of the model's own, the layer it was cut at, and its adapters by name.
+#[test]
+fn layers_and_adapters_of_the_loaded_model_are_compared() {
+    let tokenizer = tokenizer();
+    let mut info = info(all_heads());
+    info.cutoff_layer = Some(28);
+    info.tasks = vec!["query".into(), "separation".into()];
+    let adapter = r#""adapter": "separation", "inputs": {"texts": ["the train"]},
+        "expected": {"kind": "dense-sum", "values": [1]}"#;
+    let layer = PAIR.replace(r#""none""#, r#""none", "layer": 28"#);
+    let other = layer.replace("28", "24").replace("VALUE", "1");
+    let published = published(&[adapter, &layer.replace("VALUE", "1"), &other]);
+    let mut planner = Planner::new(&info, &tokenizer, None);
+    let plans: Vec<Plan> = published
+        .references
+        .iter()
+        .map(|reference| planner.plan(reference))
+        .collect();
+    assert_eq!(plans[..2], [Plan::Run(vec![0]), Plan::Run(vec![1])]);
+    let Plan::Skipped(reason) = &plans[2] else {
+        panic!("{:?}", plans[2]);
+    };
+    assert!(reason.contains("`28`, not of layer `24`"), "{reason}");
+    assert_eq!(planner.into_inputs()[0].encoding.adapter, Some(1));
+}
+
+/// Queries and documents of a late-interaction model are marked and cut as it was trained.
+#[test]
+fn both_sides_of_a_late_interaction_are_marked() {
+    let dir =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints/colbert-tiny");
+    let tokenizer = Tokenizer::load(&dir).unwrap();
+    let known = LateInteraction::read(&dir, &tokenizer).unwrap().unwrap();
+    let info = info(Head::MultiVector.into());
+    let long = "the river ".repeat(50);
+    let grid = r#""inputs": {"queries": ["LONG"], "documents": ["LONG"]},
+        "expected": {"kind": "late-interaction", "values": [[1]]}"#;
+    let mut planner = Planner::new(&info, &tokenizer, Some(&known));
+    let plan = planner.plan(&reference(&grid.replace("LONG", &long)));
+    assert_eq!(plan, Plan::Run(vec![0, 1]));
+    let inputs = planner.into_inputs();
+    let of = |input: &plan::Input| {
+        let ids = &input.encoding.input_ids;
+        (ids.len(), ids[1])
+    };
+    assert_eq!((of(&inputs[0]), of(&inputs[1])), ((16, 1), (64, 2)));
 }
 
 #[test]
@@ -318,6 +366,7 @@ fn inputs_that_references_share_are_run_once() {
         let subject = Subject {
             info: &info,
             tokenizer: &tokenizer,
+            late_interaction: None,
             encoder: &mut fake,
         };
         assert!(
@@ -339,6 +388,7 @@ fn a_model_that_knows_no_word_has_nothing_to_show() {
     let subject = Subject {
         info: &info,
         tokenizer: &bare,
+        late_interaction: None,
         encoder: &mut Fake {
             fault: Fault::None,
             runs: 0.0,

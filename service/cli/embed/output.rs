@@ -5,18 +5,20 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use retort_models::{MultiVector, SparseVector};
+use serde::{Serialize, Serializer};
 
 use crate::cli::Failure;
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// One array of objects with `index`, `text` and `embedding`
+    /// One array of objects with `index`, `text` and `embedding` (or `sparse_embedding`,
+    /// `multi_vector_embedding`)
     Json,
     /// One such object a line
     Jsonl,
-    /// A NumPy file, float32, one row a text; needs --output
+    /// A NumPy file of dense vectors, float32, one row a text; needs --output
     Npy,
 }
 
@@ -24,8 +26,30 @@ pub enum OutputFormat {
 pub struct Row<'a> {
     /// The text.
     pub text: &'a str,
+    /// What it became.
+    pub vector: Values<'a>,
+}
+
+/// The vectors of one text, under the names that the service has for them.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub enum Values<'a> {
     /// `[dimensions]`
-    pub vector: &'a [f32],
+    #[serde(rename = "embedding")]
+    Dense(&'a [f32]),
+    /// Weights by vocabulary entry.
+    #[serde(rename = "sparse_embedding", serialize_with = "by_id")]
+    Sparse(&'a SparseVector),
+    /// `[tokens, width]`
+    #[serde(rename = "multi_vector_embedding", serialize_with = "by_token")]
+    MultiVector(&'a MultiVector),
+}
+
+fn by_id<S: Serializer>(sparse: &&SparseVector, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(sparse.ids.iter().zip(&sparse.weights))
+}
+
+fn by_token<S: Serializer>(vectors: &&MultiVector, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(vectors.rows())
 }
 
 /// Writes rows, in the order in which they come.
@@ -59,7 +83,8 @@ impl Drop for Unfinished {
 struct Record<'a> {
     index: usize,
     text: &'a str,
-    embedding: &'a [f32],
+    #[serde(flatten)]
+    vector: Values<'a>,
 }
 
 impl Writer {
@@ -118,11 +143,10 @@ impl Writer {
         let record = Record {
             index: self.rows,
             text: row.text,
-            embedding: row.vector,
+            vector: row.vector,
         };
         let (first, format) = (self.rows == 0, self.format);
         self.rows += 1;
-        self.dimensions = row.vector.len();
         let out = self.out();
         match format {
             OutputFormat::Json => {
@@ -134,9 +158,14 @@ impl Writer {
                 out.write_all(b"\n")?;
             }
             OutputFormat::Npy => {
-                for value in row.vector {
+                let Values::Dense(vector) = row.vector else {
+                    return Err(Failure::usage("a NumPy file holds only dense vectors")
+                        .with_hint("write the others as JSON lines, with `--format jsonl`"));
+                };
+                for value in vector {
                     out.write_all(&value.to_le_bytes())?;
                 }
+                self.dimensions = vector.len();
             }
         }
         Ok(())
@@ -200,11 +229,11 @@ mod tests {
     const ROWS: [Row<'static>; 2] = [
         Row {
             text: "a",
-            vector: &[1.0, 0.5],
+            vector: Values::Dense(&[1.0, 0.5]),
         },
         Row {
             text: "b",
-            vector: &[-2.0, 0.1],
+            vector: Values::Dense(&[-2.0, 0.1]),
         },
     ];
 
@@ -255,6 +284,31 @@ mod tests {
         assert_eq!(lines.lines().next(), Some(first));
         assert_eq!(lines.lines().count(), 2);
         assert_eq!(written("a.json", &[]), b"[]\n");
+    }
+
+    #[test]
+    fn other_vectors_have_names_of_their_own() {
+        let sparse = SparseVector {
+            ids: vec![3, 11],
+            weights: vec![0.5, 0.25],
+        };
+        let vectors = MultiVector {
+            width: 2,
+            values: vec![1.0, 0.0, 0.0, 1.0],
+        };
+        let rows = [Values::Sparse(&sparse), Values::MultiVector(&vectors)]
+            .map(|vector| Row { text: "a", vector });
+        let lines = String::from_utf8(written("a.jsonl", &rows)).expect("Unicode");
+        let expected = [
+            r#"{"index":0,"text":"a","sparse_embedding":{"3":0.5,"11":0.25}}"#,
+            r#"{"index":1,"text":"a","multi_vector_embedding":[[1.0,0.0],[0.0,1.0]]}"#,
+        ];
+        assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("a.npy");
+        let mut writer = Writer::create(Some(&path), None).expect("a writer");
+        let failure = writer.write(&rows[0]).expect_err("no row of numbers");
+        assert!(failure.message.contains("only dense"), "{failure:?}");
     }
 
     #[test]

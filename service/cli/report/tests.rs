@@ -156,3 +156,14 @@ fn all_kinds_of_vectors_are_told() {
     let expected = "bert, 384 dimensions, sparse vectors, vectors of 128 per token, at most";
     assert!(text.contains(expected), "{text}");
 }
+
+#[test]
+fn what_is_unusual_about_reading_is_told() {
+    let mut model = minilm();
+    let info = model.encoder.as_mut().unwrap();
+    info.tasks = vec!["retrieval.query".into(), "separation".into()];
+    info.cutoff_layer = Some(28);
+    let text = report(&facts(vec![model]));
+    let expected = "\n           scores of layer 28, tasks retrieval.query, separation\n";
+    assert!(text.contains(expected), "{text}");
+}

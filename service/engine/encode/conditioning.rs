@@ -1,7 +1,9 @@
-//! What a request says about its texts → the prompt before them and the adapter they run with.
+//! What a request says about its texts → the prompt or the marker before them and the adapter they
+//! run with.
 
-use retort_models::{EncoderInfo, PromptChoice};
+use retort_models::{EncoderInfo, Head, Heads, LateInteraction, PromptChoice, Side};
 
+use super::Pipeline;
 use crate::{
     engine::request::{Conditioning, PromptWish},
     error::{Error, Result},
@@ -10,23 +12,29 @@ use crate::{
 /// Names that mean the same, as checkpoints and callers have them. The first of a family is the
 /// most usual.
 const FAMILIES: &[&[&str]] = &[
-    &[
-        "query",
-        "search_query",
-        "retrieval.query",
-        "retrieval_query",
-    ],
-    &[
-        "passage",
-        "document",
-        "search_document",
-        "retrieval.passage",
-        "retrieval_document",
-        "retrieval",
-    ],
+    QUERIES,
+    DOCUMENTS,
     &["classification"],
     &["clustering", "separation"],
     &["text-matching", "similarity", "semantic_similarity", "sts"],
+];
+
+/// Names of the texts that ask.
+const QUERIES: &[&str] = &[
+    "query",
+    "search_query",
+    "retrieval.query",
+    "retrieval_query",
+];
+
+/// Names of the texts that answer.
+const DOCUMENTS: &[&str] = &[
+    "passage",
+    "document",
+    "search_document",
+    "retrieval.passage",
+    "retrieval_document",
+    "retrieval",
 ];
 
 /// What decoder embedders want before an instruction (Qwen3-Embedding, e5-mistral).
@@ -39,13 +47,72 @@ pub struct Conditions {
     pub prompt: String,
     /// The number of the adapter that they run with.
     pub adapter: Option<u8>,
+    /// The marker that goes before each text instead of a prompt, and how long a text may then be.
+    pub side: Option<Side>,
+}
+
+impl Conditions {
+    /// The most tokens of a text that may have so many anyhow.
+    pub fn limit(&self, max_tokens: usize) -> usize {
+        let own = self.side.as_ref().and_then(|side| side.max_tokens);
+        own.map_or(max_tokens, |own| own.min(max_tokens))
+    }
+}
+
+impl Pipeline {
+    /// What the texts of a request for these heads get.
+    ///
+    /// # Errors
+    /// When a task or a prompt is named that the model does not have.
+    pub(super) fn conditions(&self, heads: Heads, wish: &Conditioning) -> Result<Conditions> {
+        let marks = self.late_interaction.as_ref();
+        match marks.filter(|_| heads.contains(Head::MultiVector)) {
+            Some(marks) => Ok(Conditions {
+                side: Some(side(marks, wish)?.clone()),
+                ..Conditions::default()
+            }),
+            None => conditions(&self.info, wish),
+        }
+    }
+}
+
+/// The side of a late-interaction model that texts are of: documents, unless they are called
+/// queries.
+fn side<'m>(marks: &'m LateInteraction, wish: &Conditioning) -> Result<&'m Side> {
+    let named = match &wish.prompt {
+        None => None,
+        Some(PromptWish::Named(name)) => match name.as_str() {
+            known if QUERIES.contains(&known) || DOCUMENTS.contains(&known) => Some(name),
+            _ => {
+                return Err(Error::invalid(
+                    "prompt_name",
+                    format!("the model has no prompt `{name}`; it has: `query`, `document`"),
+                ));
+            }
+        },
+        Some(PromptWish::Text(text) | PromptWish::Instruction(text)) if text.is_empty() => None,
+        Some(PromptWish::Text(_) | PromptWish::Instruction(_)) => {
+            return Err(Error::invalid(
+                "prompt",
+                "the model marks its texts as queries or documents and takes no other prompt or \
+                 instruction; send `input_type` as `query` or `document`",
+            ));
+        }
+    };
+    let name = named.or(wish.input_type.as_ref()).or(wish.task.as_ref());
+    let is_query = name.is_some_and(|name| QUERIES.contains(&name.as_str()));
+    Ok(if is_query {
+        &marks.query
+    } else {
+        &marks.document
+    })
 }
 
 /// What the texts of a request get of a model.
 ///
 /// # Errors
 /// When a task or a prompt is named that the model does not have.
-pub fn conditions(info: &EncoderInfo, wish: &Conditioning) -> Result<Conditions> {
+pub(super) fn conditions(info: &EncoderInfo, wish: &Conditioning) -> Result<Conditions> {
     let task = task(info, wish)?;
     let prompts = &info.prompts;
     let names: Vec<&str> = prompts.named.keys().map(String::as_str).collect();
@@ -63,6 +130,7 @@ pub fn conditions(info: &EncoderInfo, wish: &Conditioning) -> Result<Conditions>
             return Ok(Conditions {
                 prompt,
                 adapter: adapter(task),
+                side: None,
             });
         }
         None => by_hint().map(PromptChoice::Named),
@@ -73,6 +141,7 @@ pub fn conditions(info: &EncoderInfo, wish: &Conditioning) -> Result<Conditions>
     Ok(Conditions {
         prompt: prompt.to_owned(),
         adapter: adapter(task),
+        side: None,
     })
 }
 
@@ -81,6 +150,8 @@ fn adapter(task: Option<usize>) -> Option<u8> {
 }
 
 /// The number of the task, for a model that has tasks. A task must be one of them; a hint may be.
+/// Without either there is none, so that the model runs as it was before its adapters were trained
+/// (as sentence-transformers has it); a graph that cannot do that wants to be told.
 fn task(info: &EncoderInfo, wish: &Conditioning) -> Result<Option<usize>> {
     if info.tasks.is_empty() {
         return Ok(None);
@@ -90,19 +161,19 @@ fn task(info: &EncoderInfo, wish: &Conditioning) -> Result<Option<usize>> {
         let known = known_name(name, &tasks)?;
         info.tasks.iter().position(|task| task == known)
     };
-    match (&wish.task, &wish.input_type) {
-        (Some(name), _) => number(name).map(Some).ok_or_else(|| {
-            let known: Vec<String> = info.tasks.iter().map(|task| format!("`{task}`")).collect();
-            Error::invalid(
-                "task",
-                format!(
-                    "the model has no task `{name}`; it has: {}",
-                    known.join(", ")
-                ),
-            )
-        }),
-        (None, Some(hint)) => Ok(number(hint)),
-        (None, None) => Ok(None),
+    let refuse = |why: String| {
+        let known: Vec<String> = tasks.iter().map(|task| format!("`{task}`")).collect();
+        Error::invalid("task", format!("{why}; it has: {}", known.join(", ")))
+    };
+    if let Some(name) = &wish.task {
+        let unknown = || refuse(format!("the model has no task `{name}`"));
+        return number(name).map(Some).ok_or_else(unknown);
+    }
+    match wish.input_type.as_deref().and_then(number) {
+        None if info.needs_task() => Err(refuse(
+            "the model's graph always runs one of its tasks, so `task` must name it".into(),
+        )),
+        found => Ok(found),
     }
 }
 
@@ -221,5 +292,21 @@ mod tests {
             conditions(&model(&[], &[]), &wish("poetry")).unwrap(),
             Conditions::default()
         );
+    }
+    #[test]
+    fn a_graph_that_must_have_a_task_is_not_run_without() {
+        let mut jina = model(&[], &["retrieval.query", "separation"]);
+        assert_eq!(task(&jina, &Conditioning::default()).unwrap(), None);
+        jina.source = retort_models::GraphSource::Given("model.onnx".into());
+        for wish in [Conditioning::default(), hint("poetry")] {
+            let error = conditions(&jina, &wish).unwrap_err();
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, Some("task"))
+            );
+            let told = "must name it; it has: `retrieval.query`, `separation`";
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        assert_eq!(conditions(&jina, &hint("query")).unwrap().adapter, Some(0));
     }
 }

@@ -6,7 +6,7 @@ use retort_models::{Chunking, Encoding, GraphSource, Head, Heads, Pooling, Trunc
 
 use super::{
     Pipeline,
-    conditioning::{self, Conditions},
+    conditioning::Conditions,
     finish::{Combine, Part, combine},
     job::{Finish, Values},
     tokenize::{self, TextPlan},
@@ -183,7 +183,7 @@ impl Pipeline {
         }
         Ok(Plan {
             heads,
-            conditions: conditioning::conditions(&self.info, &request.conditioning)?,
+            conditions: self.conditions(heads, &request.conditioning)?,
             finish: Finish {
                 dimensions: self.dimensions(request.dimensions, heads)?,
                 normalize: request.normalize,
@@ -193,7 +193,8 @@ impl Pipeline {
     }
 
     fn text_plan(&self, request: &EmbedRequest, plan: &Plan) -> Result<TextPlan> {
-        let truncation = tokenize::truncation(request.truncate, self.info.max_tokens)?;
+        let most = plan.conditions.limit(self.info.max_tokens);
+        let truncation = tokenize::truncation(request.truncate, most)?;
         let chunking = plan.chunk.map(|chunk| {
             let most = chunk.max_tokens.unwrap_or(truncation.max_tokens);
             let max_tokens = most.min(truncation.max_tokens);

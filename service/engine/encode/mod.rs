@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use retort_models::{Encode, EncoderInfo, Encoding, Heads, Tokenizer};
+use retort_models::{Encode, EncoderInfo, Encoding, Heads, LateInteraction, Tokenizer};
 use tokio::sync::oneshot;
 
 pub use self::{
@@ -51,6 +51,8 @@ pub struct Parts {
     pub info: EncoderInfo,
     /// Shared by all requests.
     pub tokenizer: Arc<Tokenizer>,
+    /// How it tells queries from documents when their token vectors are compared.
+    pub late_interaction: Option<LateInteraction>,
     /// The sessions, one a worker, and which cores each uses.
     pub encoders: Vec<(WorkerKind, Box<dyn Encode>)>,
     /// Where counts go.
@@ -89,6 +91,7 @@ pub struct Pipeline {
     name: Arc<str>,
     info: EncoderInfo,
     tokenizer: Arc<Tokenizer>,
+    late_interaction: Option<LateInteraction>,
     pool: TokenizerPool,
     queue: Arc<Queue>,
     telemetry: Telemetry,
@@ -121,6 +124,7 @@ impl Pipeline {
             name: parts.name,
             info: parts.info,
             tokenizer: parts.tokenizer,
+            late_interaction: parts.late_interaction,
             pool,
             queue,
             telemetry: parts.telemetry,
@@ -164,10 +168,12 @@ impl Pipeline {
             return Ok(started.elapsed());
         }
         let truncation = tokenize::truncation(Truncate::default(), self.info.max_tokens)?;
-        let encoding = self
+        let mut encoding = self
             .tokenizer
             .encode("ready", truncation)
             .map_err(|error| Error::Internal(error.to_string()))?;
+        // Any task is as good as another to see whether the model runs.
+        encoding.adapter = self.info.needs_task().then_some(0);
         let finish = Finish {
             dimensions: None,
             normalize: Normalize::Yes,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use retort_models::{Chunking, Encoding, Head, Heads, PairForm, Truncation, TruncationSide};
 
 use super::{
-    Pipeline, Reply, conditioning,
+    Pipeline, Reply,
     job::{Finish, Values},
     similarity::{self, Shares},
     tokenize::{self, PairPlan, TextPlan},
@@ -125,7 +125,7 @@ impl Pipeline {
     async fn compare(&self, request: ScoreRequest) -> Result<ScoreResponse> {
         let ScoreRequest { pairs, options, .. } = request;
         let shares = self.shares(&options)?;
-        let (queries, documents) = self.text_plans(&options)?;
+        let (queries, documents) = self.text_plans(&options, shares.heads())?;
         let texts = |texts: &Arc<[String]>| texts.iter().cloned().map(EmbedInput::Text).collect();
         let started = Instant::now();
         let query_texts = self
@@ -215,10 +215,21 @@ impl Pipeline {
     }
 
     /// How the queries and the documents become token ids.
-    fn text_plans(&self, options: &ScoreOptions) -> Result<(TextPlan, TextPlan)> {
+    fn text_plans(&self, options: &ScoreOptions, heads: Heads) -> Result<(TextPlan, TextPlan)> {
         let truncation = tokenize::truncation(options.truncate, self.info.max_tokens)?;
+        let condition = |input_type: &str, prompt: Option<PromptWish>| {
+            let wish = Conditioning {
+                prompt,
+                task: None,
+                input_type: Some(input_type.into()),
+            };
+            self.conditions(heads, &wish)
+        };
+        let instruction = options.instruction.clone().map(PromptWish::Instruction);
+        let query = condition("query", instruction)?;
+        let document = condition("passage", None)?;
         let most = options.document_max_tokens.unwrap_or(usize::MAX);
-        let max_tokens = truncation.max_tokens.min(most);
+        let max_tokens = document.limit(truncation.max_tokens).min(most);
         let (chunking, max_chunks) = match options.long {
             LongDocument::Cut => (None, None),
             LongDocument::Chunk {
@@ -233,32 +244,23 @@ impl Pipeline {
                 (Some(chunking), max_chunks)
             }
         };
-        let condition = |input_type: &str, prompt: Option<PromptWish>| {
-            let wish = Conditioning {
-                prompt,
-                task: None,
-                input_type: Some(input_type.into()),
-            };
-            conditioning::conditions(&self.info, &wish)
-        };
-        let instruction = options.instruction.clone().map(PromptWish::Instruction);
         let queries = TextPlan {
             tokenizer: self.tokenizer.clone(),
-            conditions: condition("query", instruction)?,
             truncation: Truncation {
-                max_tokens: truncation.max_tokens,
+                max_tokens: query.limit(truncation.max_tokens),
                 side: match truncation.side {
                     TruncationSide::Refuse => TruncationSide::Refuse,
                     // A query always keeps its beginning.
                     TruncationSide::End | TruncationSide::Start => TruncationSide::End,
                 },
             },
+            conditions: query,
             chunking: None,
             max_chunks: None,
         };
         let documents = TextPlan {
             tokenizer: self.tokenizer.clone(),
-            conditions: condition("passage", None)?,
+            conditions: document,
             truncation: Truncation {
                 max_tokens,
                 side: truncation.side,

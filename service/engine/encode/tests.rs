@@ -69,6 +69,7 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
         name: "fake".into(),
         info: fake_info(tokenizer.vocab_size()),
         tokenizer,
+        late_interaction: None,
         encoders: vec![(WorkerKind::Share, Box::new(fake))],
         telemetry: Telemetry::new(),
     };

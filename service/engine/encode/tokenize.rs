@@ -25,7 +25,7 @@ pub struct TokenizerPool(Arc<rayon::ThreadPool>);
 pub struct TextPlan {
     /// Of the model.
     pub tokenizer: Arc<Tokenizer>,
-    /// The prompt and the adapter.
+    /// The prompt or the marker, and the adapter.
     pub conditions: Conditions,
     /// How far a text may reach.
     pub truncation: Truncation,
@@ -235,9 +235,10 @@ impl TokenizerPool {
 }
 
 fn with_prompt(plan: TextPlan) -> Result<(TextPlan, Prompt)> {
-    let prompt = match plan.conditions.prompt.as_str() {
-        "" => Prompt::default(),
-        text => plan
+    let prompt = match (&plan.conditions.side, plan.conditions.prompt.as_str()) {
+        (Some(side), _) => side.prompt.clone(),
+        (None, "") => Prompt::default(),
+        (None, text) => plan
             .tokenizer
             .prepare_prompt(text)
             .map_err(|error| Error::invalid("prompt", error.to_string()))?,

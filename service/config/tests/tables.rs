@@ -1,0 +1,41 @@
+//! What a `[[model]]` table may say of a model.
+
+use super::*;
+
+#[test]
+fn a_model_may_be_told_its_task_and_its_layer() {
+    let load = |settings: &str| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("retort.toml");
+        let text = format!("[[model]]\nid = \"acme/judge\"\n{settings}\n");
+        std::fs::write(&file, text).expect("a written file");
+        let mut inputs = inputs();
+        inputs.file = Some(file);
+        load(&inputs)
+    };
+    let told = load("task = \"Rerank\"\ncutoff_layer = 28").unwrap_or_else(|e| panic!("{e}"));
+    let [model] = &told.config.models[..] else {
+        panic!("one model");
+    };
+    let task = Some(retort_models::Task::Rerank);
+    assert_eq!((model.task, model.cutoff_layer), (task, Some(28)));
+    let silent = load("").unwrap_or_else(|error| panic!("{error}"));
+    let model = &silent.config.models[0];
+    assert_eq!((model.task, model.cutoff_layer), (None, None));
+    let error = error_of(load("task = \"classify\""));
+    assert!(error.message.contains("`classify` of model `acme/judge`"));
+    assert_eq!(
+        error.hint.as_deref(),
+        Some("known are `embed` and `rerank`")
+    );
+    for (wrong, told) in [
+        (
+            "cutoff_layer = -1",
+            "`cutoff_layer` = `-1` of model `acme/judge` is not within 0 to 1024",
+        ),
+        ("max_tokens = -1", "`max_tokens` = `-1`"),
+    ] {
+        let message = error_of(load(wrong)).message;
+        assert!(message.contains(told), "{message}");
+    }
+}
