@@ -65,6 +65,8 @@ pub struct ServerConfig {
     pub address: SocketAddr,
     /// Keys that are accepted; empty means that none is asked for.
     pub api_keys: Vec<Secret>,
+    /// Those that may also change what is served; with none, every key may.
+    pub admin_api_keys: Vec<Secret>,
     /// Origins that browsers may call from; `*` allows all.
     pub cors_origins: Vec<String>,
     /// Whether `/metrics` answers without a key although keys are set.

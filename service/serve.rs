@@ -228,8 +228,14 @@ pub(crate) fn engine_limits(config: &Config) -> EngineLimits {
 }
 
 fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiSettings {
+    let server = &config.server;
+    let admins = match &server.admin_api_keys[..] {
+        [] => &server.api_keys,
+        _ => &server.admin_api_keys,
+    };
+    let keys = ApiKeys::new(server.api_keys.iter().map(Secret::expose));
     ApiSettings {
-        keys: ApiKeys::new(config.server.api_keys.iter().map(Secret::expose)),
+        keys: keys.with_admin(admins.iter().map(Secret::expose)),
         max_body_bytes: config.server.max_body_bytes,
         max_inputs_per_request: config.limits.max_inputs_per_request,
         token_ids: config.token_ids,

@@ -334,6 +334,18 @@ fn a_key_opens_what_it_may_and_no_more() {
     );
     machine.ok("xinference list", Some(&python));
     machine.ok("retort list -ak s3cret", None);
+    machine.ok("retort launch -n bge-m3 -t embedding -ak s3cret", None);
+}
+
+#[test]
+fn where_there_are_admin_keys_only_they_manage_models() {
+    let machine = Machine::new();
+    let _server = machine.serve(&["serve", "--api-key", "user", "--admin-api-key", "root"]);
+    machine.ok("retort list -ak user", None);
+    let refused = machine.run("retort launch -n bge-m3 -t embedding -ak user", None);
+    assert!(refused.expect_err("no admin").contains("admin"));
+    machine.ok("retort launch -n bge-m3 -t embedding -ak root", None);
+    machine.ok("retort terminate -u bge-m3 -ak root", None);
 }
 
 #[test]

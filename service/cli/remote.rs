@@ -44,7 +44,9 @@ impl Remote {
             (url, key) => {
                 let loaded = context.load(Purpose::Local, Flags::<Service>::none())?;
                 let server = loaded.config.server;
-                let configured = server.api_keys.first().map(Secret::expose);
+                // Most of what is asked from here takes the greater right.
+                let mut keys = server.admin_api_keys.iter().chain(&server.api_keys);
+                let configured = keys.next().map(Secret::expose);
                 (
                     url.unwrap_or_else(|| base_url(server.address)),
                     key.or_else(|| configured.map(String::from)),

@@ -21,6 +21,7 @@ pub(super) struct RawServer {
     pub(super) host: String,
     pub(super) port: i64,
     pub(super) api_keys: Vec<String>,
+    pub(super) admin_api_keys: Vec<String>,
     pub(super) allow_public: bool,
     pub(super) cors_origins: Vec<String>,
     pub(super) metrics_open: bool,

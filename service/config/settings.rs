@@ -140,6 +140,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Key that callers must send; other users can see flags, so prefer the variable",
     },
     Setting {
+        key: "server.admin_api_keys",
+        flag: "admin-api-key",
+        value_name: "KEY",
+        variables: &["RETORT_ADMIN_API_KEY", "RETORT_ADMIN_API_KEYS"],
+        scope: Scope::Server,
+        help: "Key that may also launch and unload models; without one, every key may",
+    },
+    Setting {
         key: "server.allow_public",
         flag: "allow-public",
         value_name: "BOOL",
@@ -356,7 +364,10 @@ pub fn setting(key: &str) -> Option<&'static Setting> {
 impl Setting {
     /// Whether the value must never be shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self.key, "server.api_keys" | "models.hf_token")
+        matches!(
+            self.key,
+            "server.api_keys" | "server.admin_api_keys" | "models.hf_token"
+        )
     }
 
     /// All ways of changing it, for hints: "`--port`, `RETORT_PORT`, or `port` under `[server]`".

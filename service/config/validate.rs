@@ -82,6 +82,14 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    fn keys(&self, setting: &str, keys: &[String]) -> Result<Vec<Secret>, Error> {
+        let is_odd = |key: &String| key.trim().is_empty() || key.contains(char::is_whitespace);
+        if keys.iter().any(is_odd) {
+            return Err(self.wrong(setting, "must not be blank or have spaces"));
+        }
+        Ok(keys.iter().map(|key| Secret::new(key.as_str())).collect())
+    }
+
     fn server(&self, raw: &RawServer) -> Result<ServerConfig, Error> {
         let port = self.number("server.port", raw.port, 0..=65_535)?;
         let ip = match raw.host.as_str() {
@@ -91,13 +99,8 @@ impl Rules<'_> {
                 .parse()
                 .map_err(|_| self.wrong("server.host", "must be an IP address or `localhost`"))?,
         };
-        if raw
-            .api_keys
-            .iter()
-            .any(|key| key.trim().is_empty() || key.contains(char::is_whitespace))
-        {
-            return Err(self.wrong("server.api_keys", "must not be blank or have spaces"));
-        }
+        let api_keys = self.keys("server.api_keys", &raw.api_keys)?;
+        let admin_api_keys = self.keys("server.admin_api_keys", &raw.admin_api_keys)?;
         if raw.log.is_empty() || !raw.log.split(',').all(is_log_directive) {
             let wanted = "must be error, warn, info, debug, trace, off, or `target=level` \
                           directives separated by commas";
@@ -118,11 +121,8 @@ impl Rules<'_> {
         let drain_s = seconds("server.drain_timeout_s", raw.drain_timeout_s, 0..=3_600)?;
         Ok(ServerConfig {
             address: SocketAddr::new(ip, u16::try_from(port).unwrap_or_default()),
-            api_keys: raw
-                .api_keys
-                .iter()
-                .map(|key| Secret::new(key.as_str()))
-                .collect(),
+            api_keys,
+            admin_api_keys,
             cors_origins: raw.cors_origins.clone(),
             metrics_open: raw.metrics_open,
             max_body_bytes: self.number(
@@ -363,7 +363,8 @@ impl RawModel {
 /// A service that anyone in the network can use must be meant.
 fn refuse_open_door(server: &ServerConfig, allow_public: bool) -> Result<(), Error> {
     let ip = server.address.ip();
-    if ip.is_loopback() || !server.api_keys.is_empty() || allow_public {
+    let keyed = !server.api_keys.is_empty() || !server.admin_api_keys.is_empty();
+    if ip.is_loopback() || keyed || allow_public {
         return Ok(());
     }
     Err(Error::new(format!(
