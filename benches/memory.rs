@@ -102,6 +102,8 @@ fn load((tokens, workers): Budget) -> Load {
         session_threads,
         max_tokens: Some(tokens),
         pooling: None,
+        task: None,
+        cutoff_layer: None,
     }
 }
 

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 pub use environment::Environment;
 pub use layers::{Layers, Origin, Typed};
-pub use model::{ModelEntry, ModelLocation, check_name, is_directory, location, served_name};
+pub use model::{
+    ModelEntry, ModelLocation, check_name, is_directory, location, location_of, served_name,
+};
 pub use settings::{OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
 

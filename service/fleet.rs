@@ -97,7 +97,7 @@ impl FleetSettings {
             } else {
                 Eviction::Never
             },
-            drain_timeout: config.server.request_timeout,
+            drain_timeout: config.server.drain_timeout,
         }
     }
 }
@@ -159,11 +159,6 @@ impl Fleet {
             persist: self.0.settings.persist,
             ..LaunchSpec::of(reference)
         }
-    }
-
-    /// Whether launches persist unless they say otherwise.
-    pub fn persists_by_default(&self) -> bool {
-        self.0.settings.persist
     }
 
     /// Begins to load a model in the background; it is visible when this returns. The same model

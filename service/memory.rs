@@ -19,6 +19,8 @@ pub fn load_of(limits: &EngineLimits, entry: &ModelEntry, replicas: usize) -> Lo
         session_threads: sessions.into_iter().map(|(_, threads)| threads).collect(),
         max_tokens: entry.max_tokens,
         pooling: entry.pooling,
+        task: entry.task,
+        cutoff_layer: entry.cutoff_layer,
     }
 }
 

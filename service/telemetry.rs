@@ -203,9 +203,12 @@ impl Telemetry {
         }))
     }
 
-    /// A model has finished loading (or is listed again, which changes nothing).
-    pub fn model_served(&self, labels: &ModelLabels) {
-        self.0.model_info.get_or_create(labels).set(1);
+    /// The models that there are now, in place of those told before.
+    pub fn models_listed(&self, models: impl Iterator<Item = ModelLabels>) {
+        self.0.model_info.clear();
+        for labels in models {
+            self.0.model_info.get_or_create(&labels).set(1);
+        }
     }
 
     /// The texts of a request became `tokens` token ids.
@@ -455,12 +458,12 @@ mod tests {
         telemetry.jobs_dropped("m", 2);
         telemetry.bad_output("m");
         telemetry.request_refused("m");
-        telemetry.model_served(&ModelLabels {
+        telemetry.models_listed(std::iter::once(ModelLabels {
             model: "m".into(),
             architecture: "bert".into(),
             device: "cpu".into(),
             dtype: "float32".into(),
-        });
+        }));
         let facts = RequestFacts {
             dialect: "openai",
             task: "embed",

@@ -1,6 +1,5 @@
 //! Memory over time: two models that alternate and one that is loaded and unloaded for each
 //! request, texts of random lengths. In a process of its own, whose memory the system counts.
-//! `cargo bench -- soak` is the long form.
 
 use std::{fs, time::Duration};
 
@@ -78,14 +77,14 @@ fn alternating_models_that_come_and_go_leave_nothing_behind() {
     assert!(program.wait(Duration::from_secs(60)).success());
 }
 
-/// Memory of a process that no file backs. Zero where the system does not tell.
+/// Memory of a process that no file backs.
 fn anonymous_bytes(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    kibibytes.unwrap_or(0.0) * 1024.0
+    kibibytes.expect("the system tells `RssAnon`") * 1024.0
 }
 
 /// By least squares.

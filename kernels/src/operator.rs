@@ -75,21 +75,22 @@ impl Operator for AttentionOperator {
         };
         let kv_num_heads = count(kernel, "kv_num_heads")?.unwrap_or(num_heads);
         if !num_heads.is_multiple_of(kv_num_heads) {
-            return Err(refused(KernelError::KvHeads {
+            return Err(KernelError::KvHeads {
                 kv_num_heads,
                 num_heads,
-            }));
+            }
+            .into());
         }
         let scale = kernel.get::<f32>("scale");
         if let Some(found) = scale.filter(|scale| !scale.is_finite()) {
-            return Err(refused(KernelError::Scale { found }));
+            return Err(KernelError::Scale { found }.into());
         }
         let alibi_slopes = kernel.get::<Vec<f32>>("alibi_slopes");
         let bias = Bias {
             alibi_slopes: alibi_slopes.as_deref(),
             distances: None,
         };
-        bias.check(num_heads).map_err(refused)?;
+        bias.check(num_heads)?;
         Ok(AttentionKernel {
             num_heads,
             kv_num_heads,
@@ -178,7 +179,7 @@ impl Kernel for AttentionKernel {
             isa: self.isa,
             parallel: &SessionPool(context),
         };
-        attention(&args, execution, out).map_err(refused)
+        Ok(attention(&args, execution, out)?)
     }
 }
 
@@ -256,7 +257,7 @@ impl Operator for PoolingOperator {
                 "`PackedPooling` needs the attribute `pooling`, such as `mean`",
             ));
         };
-        let pooling = name.parse().map_err(refused)?;
+        let pooling = name.parse::<Pooling>()?;
         Ok(PoolingKernel {
             pooling,
             isa: Isa::detect(),
@@ -290,7 +291,7 @@ impl Kernel for PoolingKernel {
         let ([_, hidden_size], hidden) = matrix(&hidden, "hidden")?;
         let (_, cu_seqlens) = cu_seqlens.try_extract_tensor::<i32>()?;
         let Some(batch) = cu_seqlens.len().checked_sub(1) else {
-            return Err(refused(KernelError::CuSeqlensEmpty));
+            return Err(KernelError::CuSeqlensEmpty.into());
         };
         let mut out = output(context, [batch, hidden_size])?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
@@ -303,7 +304,7 @@ impl Kernel for PoolingKernel {
             isa: self.isa,
             parallel: &SessionPool(context),
         };
-        pool(self.pooling, &packed, execution, out).map_err(refused)
+        Ok(pool(self.pooling, &packed, execution, out)?)
     }
 }
 
@@ -331,10 +332,10 @@ fn refuse(message: impl Into<String>) -> ort::Error {
     ort::Error::new_with_code(ort::ErrorCode::InvalidArgument, message)
 }
 
-// By value, as `map_err` hands errors over.
-#[allow(clippy::needless_pass_by_value)]
-fn refused(error: KernelError) -> ort::Error {
-    refuse(error.to_string())
+impl From<KernelError> for ort::Error {
+    fn from(error: KernelError) -> Self {
+        refuse(error.to_string())
+    }
 }
 
 fn input<'c>(context: &'c ComputeContext, at: usize, name: &str) -> ort::Result<ValueRef<'c>> {

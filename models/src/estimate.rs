@@ -13,14 +13,16 @@ use retort_kernels::Pooling;
 use serde::Serialize;
 
 use crate::architectures::{self, Sizes};
-use crate::catalog::Entry;
+use crate::catalog::{Entry, Task};
 use crate::checkpoint::weights::{F32_BYTES, Tensor, Weights};
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::Result;
 use crate::given::GivenModel;
 use crate::graph::{BuiltGraph, blocks};
+use crate::heads::judgement::{Opened, ScorePlan, Told};
 use crate::heads::plan::{HeadPlan, SparsePlan};
 use crate::static_embedding::StaticCheckpoint;
+use crate::tokenizer::Tokenizer;
 use buffers::Lengths;
 use tables::TouchedPages;
 
@@ -52,6 +54,10 @@ pub struct Load {
     pub max_tokens: Option<usize>,
     /// How token vectors become one, instead of what the checkpoint says.
     pub pooling: Option<Pooling>,
+    /// What the model is for, where its files leave that open.
+    pub task: Option<Task>,
+    /// The layer whose score is taken, of a model that has scores after several.
+    pub cutoff_layer: Option<usize>,
 }
 
 /// What an estimate was made from.
@@ -186,11 +192,31 @@ impl Estimate {
 
 fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Estimate> {
     let checkpoint = Checkpoint::open(path)?;
-    let (architecture, sizes) = architectures::resolve(&checkpoint)?;
+    let (architecture, mut sizes) = architectures::resolve(&checkpoint)?;
     let (pooling, max_tokens) = known.map_or((None, None), |entry| entry.unsaid(&checkpoint));
     let mut weights = Weights::open(path)?;
-    let plan = HeadPlan::read(&checkpoint, load.pooling.or(pooling), &mut weights)?;
+    let pooling = load.pooling.or(pooling);
+    // Only a decoder's heads depend on its vocabulary, and a tokenizer takes long to load.
+    let score = match architecture.reranker {
+        None => None,
+        Some(_) => {
+            let told = Told {
+                task: load.task.or(known.map(|entry| entry.task)),
+                pooling,
+                cutoff_layer: load.cutoff_layer.or(known.and_then(|e| e.cutoff_layer)),
+            };
+            let opened = Opened {
+                architecture,
+                checkpoint: &checkpoint,
+                tokenizer: &Tokenizer::load(path)?,
+                weights: &weights,
+            };
+            ScorePlan::of_decoder(&opened, &told)?
+        }
+    };
+    let plan = HeadPlan::of_built(score, &checkpoint, pooling, &mut weights)?;
     plan.check(architecture)?;
+    sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);
     let head_inputs = (&plan, &checkpoint.config);
     let graph = blocks::encoder(architecture, &sizes, &weights, head_inputs)?;
     let stated = load.max_tokens.or(max_tokens).or(checkpoint.max_seq_length);

@@ -39,11 +39,6 @@ impl Head {
         }
     }
 
-    /// The head of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|head| head.name() == name)
-    }
-
     fn bit(self) -> u8 {
         1 << self as u8
     }
@@ -157,12 +152,12 @@ impl Output {
     }
 }
 
-/// The positive weights of vocabulary entries; all others are zero.
+/// The weights of vocabulary entries that are not zero.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SparseVector {
     /// Token ids, ascending. `[entries]`
     pub ids: Vec<u32>,
-    /// Their weights, above zero. `[entries]`
+    /// Their weights; not a number where the model gave none. `[entries]`
     pub weights: Vec<f32>,
 }
 
@@ -196,7 +191,6 @@ mod tests {
         assert_eq!(set & (Heads::DENSE | Heads::SCORE), Heads::DENSE);
         assert!(Heads::NONE.is_empty() && !set.is_empty());
         for head in Head::ALL {
-            assert_eq!(Head::from_name(head.name()), Some(head));
             assert_eq!(Heads::from(head).iter().collect::<Vec<_>>(), [head]);
         }
     }

@@ -173,7 +173,7 @@ impl EncoderModel {
             tokenizer: &tokenizer,
             weights: &weights,
         };
-        let score = ScorePlan::of_decoder(&opened, options)?;
+        let score = ScorePlan::of_decoder(&opened, &options.into())?;
         let plan = HeadPlan::of_built(score, &checkpoint, options.pooling, &mut weights)?;
         plan.check(architecture)?;
         sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);

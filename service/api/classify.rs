@@ -195,11 +195,7 @@ async fn labelled(
     let named = body.model.clone().filter(|model| !model.is_empty());
     let request = body.request()?;
     log.asked(request.inputs.len());
-    if let Some(name) = &request.model
-        && let Ok(info) = state.engine.model(name)
-    {
-        log.about(&info.name);
-    }
+    state.announce(&log, request.model.as_deref());
     let response = state.engine.classify(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());

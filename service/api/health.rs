@@ -59,7 +59,7 @@ struct ModelReadiness {
     /// The device that ran the forward pass.
     device: String,
     ready: bool,
-    /// How long the forward pass took.
+    /// How long the forward pass took; absent for a model that sleeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     took_ms: Option<f64>,
     /// Why there was none.
@@ -109,7 +109,8 @@ pub async fn livez() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// `GET /readyz`: a real forward pass on every model; 503 unless all of them answer.
+/// `GET /readyz`: a real forward pass on every loaded model; 503 unless all of them answer and those
+/// that are required are loaded. A model that sleeps counts as ready.
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let (status, readiness) = if state.engine.is_draining() {
         let detail = Some("the server is shutting down".to_owned());
@@ -178,7 +179,7 @@ impl From<Probe> for ModelReadiness {
                 model,
                 device,
                 ready: true,
-                took_ms: Some(millis(took)),
+                took_ms: took.map(millis),
                 reason: None,
             },
             Err(error) => Self {
@@ -194,16 +195,17 @@ impl From<Probe> for ModelReadiness {
 
 /// `GET /metrics`.
 pub async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
-    for model in state.engine.models() {
-        if let Some(encoder) = model.encoder {
-            state.telemetry.model_served(&ModelLabels {
-                model: model.name,
-                architecture: encoder.architecture,
-                device: encoder.device,
-                dtype: encoder.dtype,
-            });
-        }
-    }
+    let labels = |model: ModelInfo| {
+        let encoder = model.encoder?;
+        Some(ModelLabels {
+            model: model.name,
+            architecture: encoder.architecture,
+            device: encoder.device,
+            dtype: encoder.dtype,
+        })
+    };
+    let models = state.engine.models().into_iter();
+    state.telemetry.models_listed(models.filter_map(labels));
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok());

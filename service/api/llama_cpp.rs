@@ -85,6 +85,7 @@ pub async fn embedding(
     };
     let request = body.request(kind)?;
     log.asked(request.inputs.len());
+    state.announce(&log, request.model.as_deref());
     let response = state.engine.embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());
@@ -167,8 +168,10 @@ pub async fn tokenize(
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Response> {
     log.asked(1);
+    let model = fields::named_model(body.model)?;
+    state.announce(&log, model.as_deref());
     let response = state.engine.tokenize(TokenizeRequest {
-        model: fields::named_model(body.model)?,
+        model,
         texts: vec![body.content],
         special_tokens: special_tokens(body.add_special.unwrap_or(false)),
         prompt: None,

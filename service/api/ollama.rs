@@ -6,7 +6,7 @@ mod clock;
 mod keep_alive;
 mod models;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{Json, extract::State, response::Response};
 use retort_models::{Heads, TruncationSide};
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Task, Truncate},
     error::Result,
+    keep_alive::KeepAlive,
 };
 
 /// The body of `/api/embed`. `options`, such as `num_ctx`, are ignored: they are about the machine
@@ -87,7 +88,7 @@ pub struct OllamaEmbedAnswer<'a> {
     embeddings: Vec<&'a [f32]>,
     /// From the head of the request to here, in nanoseconds.
     total_duration: u64,
-    /// Always 0, in nanoseconds: a model is loaded before it is asked.
+    /// Always 0, in nanoseconds: what loading a sleeping model took is in the total.
     load_duration: u64,
     /// Tokens that the model saw, special tokens included.
     prompt_eval_count: usize,
@@ -171,6 +172,11 @@ async fn vectors(
         state.fleet.keep_alive(&model.name, keep_alive)?;
     }
     if request.inputs.is_empty() {
+        // Ollama's way to have a model loaded; with a wish of zero, to have it unloaded.
+        let unload = Some(Wish(KeepAlive::For(Duration::ZERO)));
+        if let Some(name) = request.model.as_deref().filter(|_| wish != unload) {
+            state.engine.wake(name, Task::Embed).await?;
+        }
         return models::nothing_from(&state.engine, request.model.as_deref());
     }
     let response = state.engine.embed(request).await?;

@@ -128,12 +128,7 @@ pub async fn embeddings(
     let shape = body.shape(&headers)?;
     let request = body.into_request(&state)?;
     log.asked(request.inputs.len());
-    // Named before the work starts, so that the log has the model even when nothing comes of it.
-    if let Some(name) = &request.model
-        && let Ok(info) = state.engine.model(name)
-    {
-        log.about(&info.name);
-    }
+    state.announce(&log, request.model.as_deref());
     let response = state.engine.embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     answer::respond(response, shape, log.started()).await

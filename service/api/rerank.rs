@@ -191,12 +191,7 @@ async fn answer(
     let request = body.request()?;
     let documents = request.documents.clone();
     log.asked(documents.len());
-    // Named before the work starts, so that the log has the model even when nothing comes of it.
-    if let Some(name) = &request.model
-        && let Ok(info) = state.engine.model(name)
-    {
-        log.about(&info.name);
-    }
+    state.announce(&log, request.model.as_deref());
     let response = state.engine.rerank(request).await?;
     let scored = &response.scored;
     log.answered(&scored.model, scored.usage, scored.timings);

@@ -131,11 +131,7 @@ pub async fn score(
     let details = answer::wants_details(body.usage_details, &headers);
     let request = body.request()?;
     log.asked(request.pairs.documents.len());
-    if let Some(name) = &request.model
-        && let Ok(info) = state.engine.model(name)
-    {
-        log.about(&info.name);
-    }
+    state.announce(&log, request.model.as_deref());
     let response = state.engine.score(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());

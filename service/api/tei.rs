@@ -194,11 +194,7 @@ async fn embedded(
 ) -> Result<(EmbedResponse, Account)> {
     check_batch(state, request.inputs.len())?;
     log.asked(request.inputs.len());
-    if let Some(name) = &request.model
-        && let Ok(info) = state.engine.model(name)
-    {
-        log.about(&info.name);
-    }
+    state.announce(log, request.model.as_deref());
     let characters = request.inputs.iter().map(|input| match input {
         EmbedInput::Text(text) => text.chars().count(),
         EmbedInput::Cl100kIds(ids) | EmbedInput::ModelIds(ids) => ids.len(),

@@ -73,8 +73,10 @@ pub async fn tokenize(
         )
     })?;
     log.asked(1);
+    let model = fields::named_model(body.model)?;
+    state.announce(&log, model.as_deref());
     let response = state.engine.tokenize(TokenizeRequest {
-        model: fields::named_model(body.model)?,
+        model,
         texts: vec![prompt],
         special_tokens: special_tokens(body.add_special_tokens.unwrap_or(true)),
         prompt: None,
@@ -137,8 +139,10 @@ pub async fn detokenize(
     JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<DetokenizeAnswer>> {
     log.asked(1);
+    let model = model.or(body.model)?;
+    state.announce(&log, model.as_deref());
     let response = state.engine.detokenize(DetokenizeRequest {
-        model: model.or(body.model)?,
+        model,
         ids: vec![body.tokens],
         special_tokens: SpecialTokens::Keep,
     });

@@ -33,7 +33,9 @@ pub fn run(args: CheckArgs, context: &Context) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let probes = runtime.block_on(core.engine.probe());
     print(&draw(&probes))?;
-    let all_answer = probes.iter().all(|probe| probe.outcome.is_ok());
+    let all_answer = probes
+        .iter()
+        .all(|probe| matches!(probe.outcome, Ok(Some(_))));
     Ok(if all_answer {
         ExitCode::SUCCESS
     } else {
@@ -45,7 +47,8 @@ fn draw(probes: &[Probe]) -> String {
     let mut rows = table(&["model", "device", "one forward pass"]);
     for probe in probes {
         let outcome = match &probe.outcome {
-            Ok(took) => format!("{:.1} ms", took.as_secs_f64() * 1e3),
+            Ok(Some(took)) => format!("{:.1} ms", took.as_secs_f64() * 1e3),
+            Ok(None) => "asleep".to_owned(),
             Err(error) => format!("failed: {error}"),
         };
         rows.add_row([probe.model.clone(), probe.device.clone(), outcome]);
@@ -68,7 +71,7 @@ mod tests {
             outcome,
         };
         let text = draw(&[
-            probe("a", Ok(Duration::from_micros(1_500))),
+            probe("a", Ok(Some(Duration::from_micros(1_500)))),
             probe("b", Err(Error::NotReady("still loading".into()))),
         ]);
         assert!(

@@ -40,8 +40,8 @@ pub use failure::Failure;
 use crate::config::{self, Environment, Inputs, Loaded, Purpose};
 use flags::{Flags, Group};
 
-const ABOUT: &str = "Embeddings over HTTP, on ONNX Runtime, for clients of OpenAI, Xinference \
-                     and Jina";
+const ABOUT: &str = "Embeddings and reranking over HTTP, on ONNX Runtime, for clients of \
+                     Xinference, OpenAI, Cohere and others";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -32,7 +32,8 @@ pub fn run(args: PsArgs, context: &Context) -> Result<ExitCode, Failure> {
     let server = context.load(Purpose::Local, args.flags)?.config.server;
     let url = args.url.unwrap_or_else(|| base_url(server.address));
     let url = url.trim_end_matches('/').trim_end_matches("/v1");
-    let body = ask(url, server.api_keys.first().map(Secret::expose))?;
+    let mut keys = server.api_keys.iter().chain(&server.admin_api_keys);
+    let body = ask(url, keys.next().map(Secret::expose))?;
     if args.json {
         print(&format!("{body}\n"))?;
     } else {

@@ -68,13 +68,14 @@ fn broken(error: &std::io::Error) -> Failure {
 impl Report {
     /// What a started service has to say for itself.
     fn of(core: &Core, loaded: &Loaded, address: std::net::SocketAddr) -> Self {
+        let server = &loaded.config.server;
         Self {
             runtime: RuntimeFacts::of(core),
             models: core.engine.models(),
             processor: super::doctor::processor(),
             threads: loaded.config.cpu.threads,
             config: loaded.file.clone(),
-            keys: loaded.config.server.api_keys.len(),
+            keys: server.api_keys.len() + server.admin_api_keys.len(),
             address,
         }
     }

@@ -109,6 +109,23 @@ pub fn served_name(id: &str) -> &str {
     id.rsplit(['/', '\\']).next().unwrap_or(id)
 }
 
+/// Where a model is that is called by a name of the catalogue, or by its place. A directory in the
+/// user's own entry goes before every hub.
+///
+/// # Errors
+/// As [`location`].
+pub fn location_of(
+    named: Option<&Entry>,
+    reference: &str,
+    home: Option<PathBuf>,
+) -> Result<ModelLocation, Error> {
+    match named.map(|entry| (&entry.directory, &entry.huggingface.id)) {
+        Some((Some(directory), _)) => Ok(ModelLocation::Directory(directory.clone())),
+        Some((None, id)) => location(id, home),
+        None => location(reference, home),
+    }
+}
+
 /// Reads where a model is.
 ///
 /// # Errors

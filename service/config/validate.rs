@@ -251,8 +251,7 @@ impl Rules<'_> {
         for raw in raw {
             let named = catalog.by_name(&raw.id);
             let known = named.or_else(|| catalog.by_hub_id(&raw.id));
-            let id = named.map_or(&raw.id, |entry| &entry.huggingface.id);
-            let location = model::location(id, environment.home())?;
+            let location = model::location_of(named, &raw.id, environment.home())?;
             let name = match named {
                 _ if !raw.name.is_empty() => &raw.name,
                 Some(entry) => &*entry.name,

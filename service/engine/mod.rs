@@ -78,8 +78,8 @@ pub struct Probe {
     pub model: String,
     /// The device that ran it.
     pub device: String,
-    /// How long it took, or why it failed.
-    pub outcome: Result<Duration>,
+    /// How long it took, `None` where the model sleeps; or why it failed.
+    pub outcome: Result<Option<Duration>>,
 }
 
 impl Engine {
@@ -271,6 +271,15 @@ impl Engine {
         .await
     }
 
+    /// Has a model loaded again that sleeps, without anything for it to do.
+    ///
+    /// # Errors
+    /// As [`Engine::embed`].
+    pub async fn wake(&self, name: &str, task: Task) -> Result<()> {
+        self.in_time(async { self.awake(Some(name), task).await.map(drop) })
+            .await
+    }
+
     /// Refuses what is too much, or comes too late, before anything is done for it.
     fn admit(&self, field: &'static str, inputs: usize) -> Result<()> {
         if self.is_draining() {
@@ -363,28 +372,31 @@ impl Engine {
         let Ok(wanted) = self.model(name) else {
             return Backlog::default();
         };
-        let pipelines = self.0.registry.pipelines().into_iter();
-        pipelines
-            .filter(|(info, ..)| info.name == wanted.name)
-            .find_map(|(_, pipeline, _)| pipeline)
+        let found = self.0.registry.pipeline(&wanted.name);
+        found
+            .and_then(|(_, pipeline, _)| pipeline)
             .map_or_else(Backlog::default, |pipeline| pipeline.backlog())
     }
 
-    /// A real forward pass on every model, ahead of whatever waits. Models that are not required
-    /// count once they are loaded.
+    /// A real forward pass on every loaded model, ahead of whatever waits. Models that are not
+    /// required count once they are loaded; those that sleep are left asleep.
     pub async fn probe(&self) -> Vec<Probe> {
         const PATIENCE: Duration = Duration::from_secs(10);
         let mut probes = Vec::new();
-        for (info, pipeline, asleep) in self.0.registry.pipelines() {
+        for info in self.0.registry.list() {
+            // A lease counts as use, so each is held only for its own pass.
+            let Some((info, pipeline, asleep)) = self.0.registry.pipeline(&info.name) else {
+                continue;
+            };
             let device = info
                 .encoder
                 .as_ref()
                 .map_or("none", |e| &e.device)
                 .to_owned();
             let outcome = match (pipeline, info.state) {
-                (Some(pipeline), _) => pipeline.probe(PATIENCE).await,
+                (Some(pipeline), _) => pipeline.probe(PATIENCE).await.map(Some),
                 // It has answered before, and waking it for this would defeat its sleep.
-                (None, _) if asleep => Ok(Duration::ZERO),
+                (None, _) if asleep => Ok(None),
                 // What was launched beside the models that are required cannot take them away.
                 (None, _) if !info.required => continue,
                 (None, ModelState::Failed(reason)) => Err(Error::NotReady(reason)),

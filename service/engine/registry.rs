@@ -70,8 +70,6 @@ pub struct ModelUse {
     pub name: String,
     /// Its use; `None` while it is not loaded.
     pub usage: Option<Arc<Usage>>,
-    /// Whether it was loaded and will be again when somebody asks.
-    pub asleep: bool,
 }
 
 /// Who may have a name that is taken.
@@ -248,7 +246,6 @@ impl Registry {
                 Serving::Awake(_, usage) => Some(usage.clone()),
                 Serving::Nothing | Serving::Asleep | Serving::Waking => None,
             },
-            asleep: matches!(entry.serving, Serving::Asleep | Serving::Waking),
         };
         self.read(|entries| entries.iter().map(of).collect())
     }
@@ -313,8 +310,9 @@ impl Registry {
         })
     }
 
-    /// Every model with a lease on its pipeline, if it has one, and whether it sleeps.
-    pub fn pipelines(&self) -> Vec<(ModelInfo, Option<Lease>, bool)> {
+    /// The model of this served name with a lease on its pipeline, if it has one, and whether it
+    /// sleeps.
+    pub fn pipeline(&self, name: &str) -> Option<(ModelInfo, Option<Lease>, bool)> {
         let of = |entry: &Entry| match &entry.serving {
             Serving::Awake(pipeline, usage) => {
                 let lease = Lease::new(pipeline, usage, Purpose::Probe);
@@ -323,7 +321,7 @@ impl Registry {
             Serving::Nothing => (entry.info.clone(), None, false),
             Serving::Asleep | Serving::Waking => (entry.info.clone(), None, true),
         };
-        self.read(|entries| entries.iter().map(of).collect())
+        self.read(|entries| entries.iter().find(|e| e.info.name == name).map(of))
     }
 
     fn read<T>(&self, look: impl FnOnce(&[Entry]) -> T) -> T {

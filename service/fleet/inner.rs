@@ -43,6 +43,7 @@ impl Inner {
         });
         let spec = LaunchSpec {
             uid: Some(uid.clone()),
+            required: spec.required || entry.required,
             ..spec
         };
         let member = self.member(spec, *entry);

@@ -9,13 +9,14 @@ use super::{
     Eviction, FoundFiles, Inner, Stage, StartError, keeper,
     load::Loaded,
     member::Member,
-    memory::{Fit, Shortage, in_words},
+    memory::{Fit, Shortage},
 };
 use crate::{
     config::{Setting, setting},
     engine::encode::Parts,
+    memory::mib,
     provision::Watch,
-    telemetry::{LoadOutcome, ModelLabels},
+    telemetry::LoadOutcome,
 };
 
 /// Why a model is loaded.
@@ -83,6 +84,10 @@ pub fn run(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
     }
     // Whoever unloads it at this moment finishes first, so that it is never there twice.
     let _busy = member.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    if attempt == Attempt::Again && member.stage() == Stage::Ready {
+        // Somebody else has loaded it in the meantime.
+        return;
+    }
     let started = Instant::now();
     if attempt == Attempt::Anew
         && let Some(retired) = inner.engine.put_aside(member.uid())
@@ -155,12 +160,6 @@ fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartErro
         task.check(member.uid(), &loaded.info)?;
     }
     member.weighs(loaded.info.weights_bytes);
-    let labels = ModelLabels {
-        model: member.uid().to_owned(),
-        architecture: loaded.info.architecture.clone(),
-        device: loaded.info.device.clone(),
-        dtype: loaded.info.dtype.clone(),
-    };
     // Under this lock nobody takes the name away, so it is served by no other launch.
     let members = inner.members();
     wanted(member)?;
@@ -173,7 +172,6 @@ fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartErro
         telemetry: inner.telemetry.clone(),
     })?;
     drop(members);
-    inner.telemetry.model_served(&labels);
     Ok(())
 }
 
@@ -225,12 +223,12 @@ fn refused(inner: &Inner, member: &Member, parts: &str, shortage: &Shortage) -> 
     StartError {
         message: format!(
             "model `{}` does not fit into memory: it takes about {} ({parts}), other models hold \
-             {} of {}, and unloading idle ones would free {}",
+             {} of the {} that are left for models, and unloading idle ones would free {}",
             member.uid(),
-            in_words(shortage.needed),
-            in_words(shortage.held),
-            in_words(shortage.limit),
-            in_words(shortage.evictable),
+            mib(shortage.needed),
+            mib(shortage.held),
+            mib(shortage.limit),
+            mib(shortage.evictable),
         ),
         hint: Some(format!(
             "terminate a model, {eviction}raise the budget with {}, or lower `--workers`, \

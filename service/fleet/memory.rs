@@ -85,18 +85,6 @@ impl Ledger {
     }
 }
 
-/// Bytes in words: `1.2 GiB`, `340 MiB`.
-pub fn in_words(bytes: u64) -> String {
-    const GIB: f64 = (1u64 << 30) as f64;
-    const MIB: f64 = (1u64 << 20) as f64;
-    let bytes = bytes as f64;
-    if bytes >= GIB {
-        format!("{:.2} GiB", bytes / GIB)
-    } else {
-        format!("{:.1} MiB", bytes / MIB)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,11 +137,5 @@ mod tests {
     #[test]
     fn without_a_limit_everything_fits() {
         assert_eq!(Ledger::new(None).fit(1, u64::MAX / 2, &[]), Fit::Reserved);
-    }
-
-    #[test]
-    fn bytes_are_told_in_a_unit_that_suits_them() {
-        assert_eq!(in_words(5 << 20), "5.0 MiB");
-        assert_eq!(in_words(3 << 29), "1.50 GiB");
     }
 }

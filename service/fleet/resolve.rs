@@ -7,7 +7,7 @@ use retort_models::{Catalog, Task as FileTask};
 
 use super::{LaunchSpec, Stage, member::Member};
 use crate::{
-    config::{ModelEntry, ModelLocation, check_name, location, served_name},
+    config::{ModelEntry, ModelLocation, check_name, location_of, served_name},
     engine::{KeepAlive, request::Task},
     error::{Error, Result},
 };
@@ -22,6 +22,16 @@ fn for_files(task: Task) -> Option<FileTask> {
         Task::Embed => Some(FileTask::Embed),
         Task::Rerank => Some(FileTask::Rerank),
         Task::Classify => None,
+    }
+}
+
+/// A model that failed keeps what was configured for it, where the new launch says nothing else.
+fn tried_again(before: &ModelEntry, now: ModelEntry) -> ModelEntry {
+    ModelEntry {
+        revision: now.revision.or_else(|| before.revision.clone()),
+        max_tokens: now.max_tokens.or(before.max_tokens),
+        pooling: now.pooling.or(before.pooling),
+        ..before.clone()
     }
 }
 
@@ -49,11 +59,8 @@ pub enum Resolved {
 pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
     let named = names.catalog.by_name(&spec.reference);
     let known = named.or_else(|| names.catalog.by_hub_id(&spec.reference));
-    let id = named.map_or(&spec.reference, |entry| &entry.huggingface.id);
-    let location = match named.and_then(|entry| entry.directory.clone()) {
-        Some(directory) => ModelLocation::Directory(directory),
-        None => location(id, None).map_err(|error| wrong("model_name", &error))?,
-    };
+    let location =
+        location_of(named, &spec.reference, None).map_err(|error| wrong("model_name", &error))?;
     let default = match named {
         Some(entry) => entry.name.clone(),
         None => default_uid(&spec.reference),
@@ -81,6 +88,9 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
     entry.aliases = entry.implied();
     let holder = names.present.iter().find(|m| m.uid() == entry.name);
     match holder {
+        Some(member) if member.stage() == Stage::Failed && is_same(member, &entry) => {
+            entry = tried_again(member.entry(), entry);
+        }
         Some(member) if member.stage() == Stage::Failed => {}
         Some(member) if is_same(member, &entry) => {
             return Ok(Resolved::Already(member.clone()));

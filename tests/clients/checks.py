@@ -53,17 +53,10 @@ def raised(kind, call):
     raise Failure(f"accepted, although {kind.__name__} was expected")
 
 
-def main(checks, about, version):
-    """Runs every method of the class `checks` whose name begins with `check_`, as written."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=about, formatter_class=style)
-    parser.add_argument("base_url", help="without /v1, for example http://127.0.0.1:9997")
-    parser.add_argument("model", help="served name of an embedding model")
-    parser.add_argument("reranker", help="served name of a reranker")
-    parser.add_argument("--api-key", help="the key which the server requires")
-    instance = checks(parser.parse_args())
+def run(instance, version):
+    """Runs every method whose name begins with `check_`, as written; exits with 1 if one fails."""
     failed = 0
-    for attribute in vars(checks):
+    for attribute in vars(type(instance)):
         if not attribute.startswith("check_"):
             continue
         name = attribute.removeprefix("check_").replace("_", " ")
@@ -77,3 +70,14 @@ def main(checks, about, version):
             print(f"FAILED - {name}: {kind}{error}", flush=True)
     if failed:
         raise SystemExit(f"error: {failed} checks failed against {version}")
+
+
+def main(checks, about, version):
+    """Makes the class `checks` from the command line and runs it."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=style)
+    parser.add_argument("base_url", help="without /v1, for example http://127.0.0.1:9997")
+    parser.add_argument("model", help="served name of an embedding model")
+    parser.add_argument("reranker", help="served name of a reranker")
+    parser.add_argument("--api-key", help="the key which the server requires")
+    run(checks(parser.parse_args()), version)

@@ -8,18 +8,15 @@ The client posts to the one URL it is given, so each model has a root of its own
 """
 
 import argparse
-import sys
 
+import huggingface_hub
 import numpy
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from checks import Failure, expect, run
+
 TEXTS = ["The harbour lights were visible from the hill.", "a boat", ""]
-
-
-def expect(condition, reason):
-    if not condition:
-        raise AssertionError(reason)
 
 
 class Checks:
@@ -63,7 +60,7 @@ class Checks:
                 status = error.response.status_code
                 expect(status == 422, f"status {status} for {options}")
             else:
-                raise AssertionError(f"{options} was accepted")
+                raise Failure(f"{options} was accepted")
 
     def check_sentence_similarity(self):
         scores = self.embedder.sentence_similarity(TEXTS[0], other_sentences=TEXTS[:2])
@@ -88,17 +85,7 @@ def main():
     parser.add_argument("embedder")
     parser.add_argument("classifier")
     parser.add_argument("--api-key")
-    checks = Checks(parser.parse_args())
-    failed = False
-    for name in [name for name in vars(Checks) if name.startswith("check_")]:
-        title = name.removeprefix("check_").replace("_", " ")
-        try:
-            getattr(checks, name)()
-            print(f"ok - {title}")
-        except Exception as error:  # whatever it is, the other checks still run
-            failed = True
-            print(f"FAILED - {title}: {type(error).__name__}: {error}")
-    sys.exit(failed)
+    run(Checks(parser.parse_args()), f"huggingface_hub {huggingface_hub.__version__}")
 
 
 if __name__ == "__main__":

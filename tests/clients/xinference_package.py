@@ -10,6 +10,7 @@ any failure. With `--api-key` the server must require that key.
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import math
 import time
@@ -21,17 +22,10 @@ from xinference_client.client.restful.restful_client import (
     RESTfulRerankModelHandle,
 )
 
+from checks import Failure, expect, run
+
 QUERY = "Which city is the capital of France?"
 DOCUMENTS = ["Pandas eat bamboo.", "Paris is the capital of France.", "It rained in Oslo."]
-
-
-class Failure(Exception):
-    """A check that did not hold; its text is the reason."""
-
-
-def expect(condition, reason):
-    if not condition:
-        raise Failure(reason)
 
 
 def expect_embeddings(answer, count):
@@ -194,23 +188,6 @@ class Checks:
         expect(seen == [], f"instances {seen}")
 
 
-def run(checks):
-    """Runs every check; the number that failed."""
-    failed = 0
-    for attribute in vars(Checks):
-        if not attribute.startswith("check_"):
-            continue
-        name = attribute.removeprefix("check_").replace("_", " ")
-        try:
-            getattr(checks, attribute)()
-            print(f"ok - {name}", flush=True)
-        except Exception as error:
-            failed += 1
-            kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-            print(f"FAILED - {name}: {kind}{error}", flush=True)
-    return failed
-
-
 def main():
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
@@ -218,9 +195,8 @@ def main():
     parser.add_argument("embedding", help="name of an embedding model")
     parser.add_argument("rerank", help="name of a reranker")
     parser.add_argument("--api-key", help="the key which the server requires")
-    failed = run(Checks(parser.parse_args()))
-    if failed:
-        raise SystemExit(f"error: {failed} checks failed")
+    version = importlib.metadata.version("xinference-client")
+    run(Checks(parser.parse_args()), f"xinference-client {version}")
 
 
 if __name__ == "__main__":

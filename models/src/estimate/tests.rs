@@ -9,6 +9,8 @@ fn load(sessions: usize) -> Load {
         session_threads: vec![1; sessions],
         max_tokens: None,
         pooling: None,
+        task: None,
+        cutoff_layer: None,
     }
 }
 
@@ -104,4 +106,24 @@ fn the_catalogue_alone_gives_the_right_order() {
         .map(|entry| &*entry.name)
         .collect();
     assert_eq!(silent, unsized_entries);
+}
+
+#[test]
+fn rerankers_that_are_decoders_are_estimated_up_to_their_last_layer() {
+    let reranker = golden("qwen3-tiny-reranker");
+    assert!(Estimate::of_files(&reranker, &load(1), None).is_err());
+    let told = Load {
+        task: Some(Task::Rerank),
+        ..load(1)
+    };
+    assert!(Estimate::of_files(&reranker, &told, None).unwrap().packed > 0);
+    let packed = |layer| {
+        let cut = Load {
+            cutoff_layer: layer,
+            ..load(1)
+        };
+        let path = golden("minicpm-layerwise-tiny");
+        Estimate::of_files(&path, &cut, None).unwrap().packed
+    };
+    assert!(packed(Some(2)) < packed(Some(4)) && packed(Some(4)) < packed(None));
 }

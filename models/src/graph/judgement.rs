@@ -3,7 +3,7 @@
 use retort_kernels::Pooling;
 
 use super::blocks::Blocks;
-use super::{Dim, Value};
+use super::{Dim, Graph, Value};
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::heads::judgement::{AnswerPlan, ScorePlan};
@@ -16,16 +16,16 @@ impl Blocks<'_> {
         [hidden, cu_seqlens]: [&Value; 2],
         config: &Config,
     ) -> Result<Value> {
-        if *plan == ScorePlan::Classifier {
-            return self.scores([hidden, cu_seqlens], config);
-        }
         let sequences = (cu_seqlens, Dim::Named("sequences"));
-        let last = self
-            .graph
-            .packed_pooling(hidden, sequences, Pooling::LastToken)?;
+        let last =
+            |graph: &mut Graph<'_>| graph.packed_pooling(hidden, sequences, Pooling::LastToken);
         match plan {
-            ScorePlan::Answer(answer) => self.answer(answer, &last),
+            ScorePlan::Answer(answer) => {
+                let last = last(&mut self.graph)?;
+                self.answer(answer, &last)
+            }
             ScorePlan::LayerHead { weight, .. } => {
+                let last = last(&mut self.graph)?;
                 let weight = self.graph.weight(weight, &[1, self.sizes.hidden])?;
                 self.graph.linear(&last, &weight, None)
             }

@@ -126,7 +126,6 @@ pub struct Graph<'w> {
     tensors: Vec<(String, Tensor)>,
     proto: onnx::GraphProto,
     nodes: usize,
-    widths: Vec<(String, usize)>,
     steps: Vec<Step>,
 }
 
@@ -154,15 +153,16 @@ pub struct BuiltGraph {
     pub data_folder: PathBuf,
     /// Every node, in an order in which they can run.
     pub(crate) steps: Vec<Step>,
-    // Name and width of every output whose width is known.
-    widths: Vec<(String, usize)>,
 }
 
 impl BuiltGraph {
     /// The innermost axis of an output; `None` when there is no such output.
     pub fn width(&self, output: &str) -> Option<usize> {
-        let mut widths = self.widths.iter();
-        widths.find_map(|(name, width)| (name == output).then_some(*width))
+        let step = self.steps.iter().find(|step| step.output == output)?;
+        match step.shape.last() {
+            Some(Dim::Fixed(width)) => Some(*width),
+            _ => None,
+        }
     }
 }
 
@@ -178,7 +178,6 @@ impl<'w> Graph<'w> {
             tensors: Vec::new(),
             proto,
             nodes: 0,
-            widths: Vec::new(),
             steps: Vec::new(),
         }
     }
@@ -214,9 +213,6 @@ impl<'w> Graph<'w> {
             shape: renamed.shape.clone(),
         });
         self.proto.output.push(value_info(&renamed));
-        let width = renamed.width().ok();
-        self.widths
-            .extend(width.map(|width| (name.to_owned(), width)));
     }
 
     /// Whether the checkpoint has a tensor of this name.
@@ -387,7 +383,6 @@ impl<'w> Graph<'w> {
             weights,
             data_folder,
             steps: self.steps,
-            widths: self.widths,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use retort_kernels::Pooling;
+
 use crate::architectures::{Answer, Architecture, LastTokenScore, LayerHeads, Reranker};
 use crate::catalog::Task;
 use crate::checkpoint::modules::AnswerTokens;
@@ -45,6 +47,27 @@ pub(crate) struct Opened<'a> {
     pub(crate) weights: &'a Weights,
 }
 
+/// What the operator or the catalogue says of a checkpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Told {
+    /// What it is for.
+    pub(crate) task: Option<Task>,
+    /// How token vectors become one.
+    pub(crate) pooling: Option<Pooling>,
+    /// The layer whose score is taken.
+    pub(crate) cutoff_layer: Option<usize>,
+}
+
+impl From<&LoadOptions> for Told {
+    fn from(options: &LoadOptions) -> Self {
+        Self {
+            task: options.task,
+            pooling: options.pooling,
+            cutoff_layer: options.cutoff_layer,
+        }
+    }
+}
+
 impl ScorePlan {
     /// The score of a decoder that has no classifier; `None` for every other checkpoint, and for a
     /// decoder that embeds.
@@ -52,20 +75,20 @@ impl ScorePlan {
     /// # Errors
     /// `Error::Unsupported` when the files leave open what a language model is for and the operator
     /// does not say, or what the operator says does not fit the model.
-    pub(crate) fn of_decoder(opened: &Opened<'_>, options: &LoadOptions) -> Result<Option<Self>> {
+    pub(crate) fn of_decoder(opened: &Opened<'_>, told: &Told) -> Result<Option<Self>> {
         let config = &opened.checkpoint.config;
         let named = |reranker: &&Reranker| config.texts("architectures").contains(&reranker.class);
         let reranker = opened.architecture.reranker.filter(named);
         let score = match reranker.map(|reranker| reranker.score) {
-            Some(LastTokenScore::Answer(answer)) if is_reranker(opened, &answer, options)? => {
+            Some(LastTokenScore::Answer(answer)) if is_reranker(opened, &answer, told)? => {
                 Some(Self::Answer(opened.answer(&answer)?))
             }
-            Some(LastTokenScore::LayerHeads(heads)) if !embeds(opened, options) => {
-                return opened.layer_head(&heads, options.cutoff_layer).map(Some);
+            Some(LastTokenScore::LayerHeads(heads)) if !embeds(opened, told) => {
+                return opened.layer_head(&heads, told.cutoff_layer).map(Some);
             }
             _ => None,
         };
-        match options.cutoff_layer {
+        match told.cutoff_layer {
             None => Ok(score),
             Some(layer) => Err(Error::Unsupported(format!(
                 "a cut-off layer of `{layer}` for `{}`, which has no scores after its layers; \
@@ -77,17 +100,17 @@ impl ScorePlan {
 }
 
 /// Whether the operator or the files say how token vectors are pooled.
-fn embeds(opened: &Opened<'_>, options: &LoadOptions) -> bool {
-    options.pooling.is_some() || opened.checkpoint.modules.pooling.is_some()
+fn embeds(opened: &Opened<'_>, told: &Told) -> bool {
+    told.pooling.is_some() || opened.checkpoint.modules.pooling.is_some()
 }
 
 /// Embedding models and rerankers of one family name the same class; what tells them apart is what
 /// follows the transformer in `modules.json`, or the operator.
-fn is_reranker(opened: &Opened<'_>, answer: &Answer, options: &LoadOptions) -> Result<bool> {
+fn is_reranker(opened: &Opened<'_>, answer: &Answer, told: &Told) -> Result<bool> {
     let checkpoint = opened.checkpoint;
     let dir = checkpoint.dir().display();
     let pools = checkpoint.modules.pooling.is_some();
-    match options.task {
+    match told.task {
         Some(Task::Rerank) if pools => Err(Error::Unsupported(format!(
             "`{dir}` pools its token vectors, so it is an embedding model; set the task to `embed`"
         ))),
@@ -96,7 +119,7 @@ fn is_reranker(opened: &Opened<'_>, answer: &Answer, options: &LoadOptions) -> R
         None if checkpoint.modules.answer.is_some() => {
             check_chat_template(checkpoint.dir(), answer).map(|()| true)
         }
-        None if embeds(opened, options) => Ok(false),
+        None if embeds(opened, told) => Ok(false),
         None => Err(Error::Unsupported(format!(
             "`{dir}` is a language model, made a reranker or an embedding model, and no file of it \
              says which; set the task to `rerank`, or the pooling to what the model was \

@@ -149,51 +149,6 @@ impl Tokenizer {
         })
     }
 
-    /// One encoding of a long text with segments of at most `segment_tokens` tokens of it, each
-    /// ended as chunks are. The first also has the leading special tokens and the prompt, the last
-    /// the trailing ones.
-    ///
-    /// # Errors
-    /// As `encode_prompted`; `Error::Tokenize` when segments may have no tokens.
-    pub fn encode_segments(
-        &self,
-        prompt: &Prompt,
-        text: &str,
-        segment_tokens: usize,
-        truncation: Truncation,
-    ) -> Result<Encoding> {
-        let room = self.room_for_segments(prompt, truncation)?;
-        let mut seamed = self.scan_seams(prompt, text)?;
-        let total = seamed.prompt.len() + seamed.ids.len();
-        let tokens_cut = total.saturating_sub(room);
-        let kept = seamed.ids.len() - tokens_cut.min(seamed.ids.len());
-        match truncation.side {
-            TruncationSide::Refuse if tokens_cut > 0 => {
-                return Err(Error::InputTooLong {
-                    tokens: total + self.special_tokens(),
-                    limit: truncation.max_tokens,
-                });
-            }
-            TruncationSide::End | TruncationSide::Refuse => {
-                seamed.ids.truncate(kept);
-                seamed.seams.truncate(kept);
-            }
-            TruncationSide::Start => {
-                seamed.ids.drain(..total.min(tokens_cut));
-                seamed.seams.drain(..total.min(tokens_cut));
-            }
-        }
-        let prompt_ids = seamed.prompt.len();
-        let ranges = ranges(&seamed.seams, segment_tokens, 0)?;
-        let ends = ranges.iter().map(|range| prompt_ids + range.end).collect();
-        let ids = seamed.part(0..kept);
-        Ok(Encoding {
-            tokens_cut,
-            prompt_tokens: self.prompt_tokens(prompt),
-            ..self.segmented(&ids, ends)
-        })
-    }
-
     fn room_for_segments(&self, prompt: &Prompt, truncation: Truncation) -> Result<usize> {
         if self.token_set != TokenSet::Framed {
             return Err(Error::Tokenize(

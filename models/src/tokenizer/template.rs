@@ -72,25 +72,10 @@ pub const QWEN3_RERANKER: PairTemplate = PairTemplate {
     limit: TemplateLimit::Whole,
 };
 
-/// The decoder rerankers of BGE (bge-reranker-v2-gemma and -minicpm-layerwise), as FlagEmbedding
-/// writes them.
+/// The decoder rerankers of BGE (bge-reranker-v2-minicpm-layerwise), as FlagEmbedding writes them.
 pub const BGE_DECODER_RERANKER: PairTemplate = PairTemplate {
     spans: &[
         &[Part::Token("<s>")],
-        BGE_QUERY,
-        BGE_BREAK,
-        BGE_DOCUMENT,
-        BGE_BREAK,
-        &[Part::Instruction],
-    ],
-    instruction: BGE_INSTRUCTION,
-    limit: TemplateLimit::FlagEmbedding,
-};
-
-/// As `BGE_DECODER_RERANKER`, with the name that Gemma has for its first token.
-pub const BGE_GEMMA_RERANKER: PairTemplate = PairTemplate {
-    spans: &[
-        &[Part::Token("<bos>")],
         BGE_QUERY,
         BGE_BREAK,
         BGE_DOCUMENT,

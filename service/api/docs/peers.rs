@@ -58,7 +58,7 @@ pub fn ollama_tags() -> Operation {
 
 /// The description of Ollama's `/api/ps`.
 pub fn ollama_ps() -> Operation {
-    let answer = answers::<ol::OllamaProcesses>("Every model that has loaded");
+    let answer = answers::<ol::OllamaProcesses>("Every model that is in memory");
     describe("What is loaded (Ollama)", answer)
 }
 

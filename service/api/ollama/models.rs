@@ -27,6 +27,8 @@ use crate::{
         request::{EmbedResponse, ModelInfo, ModelKind, ModelState, Task, Timings, Usage},
     },
     error::{Error, Result},
+    fleet::{FleetModel, Stage},
+    keep_alive::KeepAlive,
 };
 
 /// The version of Ollama whose routes these are; clients compare it with the least they need.
@@ -76,7 +78,7 @@ pub struct OllamaDetails {
 /// The answer of `/api/ps`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OllamaProcesses {
-    /// Every model that has loaded: none is unloaded by itself.
+    /// Every model that is in memory.
     models: Vec<OllamaProcess>,
 }
 
@@ -84,7 +86,7 @@ pub struct OllamaProcesses {
 struct OllamaProcess {
     #[serde(flatten)]
     model: OllamaModel,
-    /// A century ahead.
+    /// When it is unloaded if nobody asks; a century ahead for never.
     expires_at: String,
     /// Bytes on an accelerator: all of them, or none.
     size_vram: u64,
@@ -166,7 +168,7 @@ pub async fn tags(State(state): State<AppState>) -> Json<OllamaModels> {
 
 /// `GET /api/ps`.
 pub async fn ps(State(state): State<AppState>) -> Json<OllamaProcesses> {
-    let models = state.engine.models();
+    let models = state.fleet.models();
     let models = models.iter().filter_map(OllamaProcess::new).collect();
     Json(OllamaProcesses { models })
 }
@@ -204,7 +206,7 @@ pub async fn version() -> Json<OllamaVersion> {
     })
 }
 
-/// The answer to a request without texts, which Ollama's clients send to have a model loaded.
+/// The answer to a request without texts.
 ///
 /// # Errors
 /// When the model is unknown or not loaded.
@@ -261,13 +263,21 @@ impl OllamaModel {
 }
 
 impl OllamaProcess {
-    fn new(info: &ModelInfo) -> Option<Self> {
-        let model = OllamaModel::new(info)?;
-        let encoder = info.encoder.as_ref()?;
+    /// Nothing for a model that is not in memory.
+    fn new(member: &FleetModel) -> Option<Self> {
+        if member.progress.stage != Stage::Ready {
+            return None;
+        }
+        let model = OllamaModel::new(&member.info)?;
+        let encoder = member.info.encoder.as_ref()?;
+        let stays = match member.keep_alive {
+            KeepAlive::For(time) => member.unloads_in.unwrap_or(time).as_secs(),
+            KeepAlive::Forever => A_LONG_TIME_SECONDS,
+        };
         let accelerated = !encoder.device.starts_with("cpu");
         Some(Self {
             size_vram: if accelerated { model.size } else { 0 },
-            expires_at: rfc3339(now() + A_LONG_TIME_SECONDS),
+            expires_at: rfc3339(now() + stays),
             context_length: encoder.max_tokens,
             model,
         })

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::keep_alive::KeepAlive;
 
 /// Checks an error in Ollama's shape and returns its sentence.
 fn error(answer: &Answer, status: u16) -> String {
@@ -126,6 +127,10 @@ async fn options_are_honoured_or_ignored() {
 #[tokio::test]
 async fn keep_alive_is_understood() {
     let server = Server::new();
+    let body = json!({"model": "fake", "input": "a", "keep_alive": "5m"});
+    server.ok("/api/embed", &body).await;
+    let kept = server.fleet.model("fake").unwrap().keep_alive;
+    assert_eq!(kept, KeepAlive::For(Duration::from_secs(300)));
     for (path, field) in [("/api/embed", "input"), ("/api/embeddings", "prompt")] {
         for keep in [
             json!(0),

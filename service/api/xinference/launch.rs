@@ -107,11 +107,7 @@ pub async fn launch(
     JsonBody(body): JsonBody<LaunchBody>,
 ) -> Result<Json<LaunchAnswer>> {
     let wait_ready = flag(parameters(query)?.wait_ready.as_deref()).unwrap_or(true);
-    let spec = spec(
-        body,
-        &state.fleet.catalog(),
-        state.fleet.persists_by_default(),
-    )?;
+    let spec = spec(body, &state.fleet.catalog(), &state.fleet.spec(""))?;
     let launched = state.fleet.launch(spec)?;
     if wait_ready {
         state.fleet.wait_ready(&launched.uid).await?;
@@ -122,7 +118,7 @@ pub async fn launch(
 }
 
 /// What a body asks for. The catalogue tells names from misspelt ones before anything is begun.
-fn spec(body: LaunchBody, catalog: &Catalog, persist: bool) -> Result<LaunchSpec> {
+fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<LaunchSpec> {
     let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
     let name = given(body.model_name)
         .ok_or_else(|| Error::invalid("model_name", "`model_name` is missing"))?;
@@ -151,8 +147,8 @@ fn spec(body: LaunchBody, catalog: &Catalog, persist: bool) -> Result<LaunchSpec
         replicas,
         max_tokens: read_count("max_tokens", body.max_tokens.as_ref())?,
         pooling: read_pooling(given(body.pooling))?,
-        keep_alive: read_keep_alive(body.keep_alive.as_ref())?,
-        persist: body.persist.unwrap_or(persist),
+        keep_alive: read_keep_alive(body.keep_alive.as_ref())?.unwrap_or(defaults.keep_alive),
+        persist: body.persist.unwrap_or(defaults.persist),
         revision: given(body.model_revision),
         ignored: ignored.map(|(name, _)| shorten(name, 100)).collect(),
         ..LaunchSpec::of(reference)
@@ -297,14 +293,14 @@ fn read_pooling(name: Option<String>) -> Result<Option<retort_models::Pooling>> 
 }
 
 /// Seconds, or a text with a unit.
-fn read_keep_alive(value: Option<&Value>) -> Result<KeepAlive> {
+fn read_keep_alive(value: Option<&Value>) -> Result<Option<KeepAlive>> {
     let read = match value {
-        None | Some(Value::Null) => return Ok(KeepAlive::Forever),
+        None | Some(Value::Null) => return Ok(None),
         Some(Value::Number(number)) => number.as_f64().map(KeepAlive::from_seconds),
         Some(Value::String(text)) => text.parse().ok(),
         Some(_) => None,
     };
-    read.ok_or_else(|| {
+    read.map(Some).ok_or_else(|| {
         let value = value.map(ToString::to_string).unwrap_or_default();
         let message = format!(
             "`keep_alive` is `{}`; give seconds, or a text such as `5m`",
@@ -324,7 +320,25 @@ mod tests {
 
     fn read(body: &Value) -> Result<LaunchSpec> {
         let body = serde_json::from_value(body.clone()).unwrap();
-        spec(body, &Catalog::compiled().unwrap(), false)
+        spec(body, &Catalog::compiled().unwrap(), &LaunchSpec::of(""))
+    }
+
+    #[test]
+    fn what_a_launch_leaves_open_is_as_configured() {
+        let defaults = LaunchSpec {
+            keep_alive: KeepAlive::For(Duration::from_secs(7)),
+            persist: true,
+            ..LaunchSpec::of("")
+        };
+        let read = |body: Value| {
+            let body = serde_json::from_value(body).unwrap();
+            let spec = spec(body, &Catalog::compiled().unwrap(), &defaults).unwrap();
+            (spec.keep_alive, spec.persist)
+        };
+        let open = json!({"model_name": "bge-m3"});
+        assert_eq!(read(open), (defaults.keep_alive, true));
+        let said = json!({"model_name": "bge-m3", "keep_alive": -1, "persist": false});
+        assert_eq!(read(said), (KeepAlive::Forever, false));
     }
 
     fn refusal(body: &Value) -> String {

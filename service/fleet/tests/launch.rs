@@ -117,6 +117,25 @@ async fn a_load_that_fails_says_why_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn a_configured_model_that_failed_keeps_its_configuration() {
+    let yard = Yard::new();
+    yard.loader.broken.lock().unwrap().push("a".into());
+    let configured = ModelEntry {
+        aliases: vec!["other".into()],
+        cutoff_layer: Some(4),
+        ..entry("a")
+    };
+    yard.fleet.enlist(&[configured]).unwrap();
+    assert!(yard.fleet.load_queued().is_err(), "it is required");
+    yard.loader.broken.lock().unwrap().clear();
+    yard.fleet.launch(spec("/models/a")).unwrap();
+    yard.fleet.wait_ready("a").await.unwrap();
+    let model = yard.fleet.model("other").unwrap();
+    assert!(model.info.required && model.spec.required);
+    assert_eq!(yard.embed("other").await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_launch_can_be_called_off() {
     let yard = Yard::new();
     yard.loader.gates.shut("a");
@@ -213,7 +232,7 @@ async fn what_does_not_fit_is_refused_with_numbers() {
     let error = yard.fleet.wait_ready("b").await.unwrap_err();
     assert!(matches!(error, Error::InsufficientMemory(_)), "{error:?}");
     let text = error.to_string();
-    for number in ["50.0 MiB", "60.0 MiB", "100.0 MiB"] {
+    for number in ["50 MiB", "60 MiB", "100 MiB"] {
         assert!(text.contains(number), "{number}: {text}");
     }
     yard.fleet.terminate("a").await.unwrap();

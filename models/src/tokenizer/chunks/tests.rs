@@ -49,27 +49,6 @@ proptest! {
             }
         }
     }
-
-    #[test]
-    fn segments_are_the_text_in_parts(
-        text in "[a-z ,.é世]{0,120}", segment in 1_usize..9, max in 4_usize..60,
-    ) {
-        let tokenizer = tiny();
-        for side in [TruncationSide::End, TruncationSide::Start] {
-            let expected = tokenizer.encode(&text, cut(max, side)).unwrap();
-            let none = Prompt::default();
-            let found = tokenizer.encode_segments(&none, &text, segment, cut(max, side)).unwrap();
-            prop_assert_eq!(&found.input_ids, &expected.input_ids);
-            prop_assert_eq!(found.tokens_cut, expected.tokens_cut);
-            let tokens = found.input_ids.len() as u32;
-            prop_assert_eq!(found.segments.last(), Some(&tokens));
-            let mut start = 0;
-            for &end in &found.segments {
-                prop_assert!(end > start && (end - start) as usize <= segment + 2);
-                start = end;
-            }
-        }
-    }
 }
 
 #[test]
