@@ -109,8 +109,8 @@ pub async fn livez() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
 
-/// `GET /readyz`: a real forward pass on every loaded model; 503 unless all of them answer and those
-/// that are required are loaded. A model that sleeps counts as ready.
+/// `GET /readyz`: a real forward pass on every loaded model; 503 unless all of them answer and
+/// those that are required are loaded. A model that sleeps counts as ready.
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let (status, readiness) = if state.engine.is_draining() {
         let detail = Some("the server is shutting down".to_owned());
