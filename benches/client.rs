@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::measure::Outcome;
 
@@ -28,15 +29,28 @@ pub enum Format {
 }
 
 /// The bytes of a request for the vectors of `texts`.
-pub fn embeddings(texts: &[String], format: Format) -> Vec<u8> {
+pub fn embeddings<T: Serialize>(texts: &[T], format: Format) -> Vec<u8> {
     let format = match format {
         Format::Float => "float",
         Format::Base64 => "base64",
     };
-    let body = json!({ "input": texts, "encoding_format": format }).to_string();
+    post(
+        "/v1/embeddings",
+        &json!({ "input": texts, "encoding_format": format }),
+    )
+}
+
+/// The bytes of a request for the logits of `documents`.
+pub fn rerank(query: &Value, documents: &Value) -> Vec<u8> {
+    let body = json!({ "query": query, "documents": documents, "raw_scores": true });
+    post("/v1/rerank", &body)
+}
+
+fn post(path: &str, body: &Value) -> Vec<u8> {
+    let body = body.to_string();
     let length = body.len();
     let head = format!(
-        "POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body.as_bytes()].concat()

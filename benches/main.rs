@@ -7,6 +7,7 @@ mod kernels;
 mod matmul;
 mod measure;
 mod memory;
+mod peers;
 mod server;
 mod service;
 mod startup;
@@ -64,6 +65,12 @@ const SECTIONS: &[Section] = &[
         // It takes 5 GB of disk and several minutes.
         always: false,
         run: full_size::run,
+    },
+    Section {
+        name: "peers",
+        // It fetches the peers, several gigabytes of Python packages.
+        always: false,
+        run: peers::run,
     },
     Section {
         name: "memory",

@@ -40,12 +40,18 @@ impl Server {
     /// Starts the service with its defaults and waits until it is ready. Its log goes to a file,
     /// as it would on a real machine.
     pub fn start() -> Outcome<(Self, StartUp)> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further options.
+    pub fn start_with(options: &[&str]) -> Outcome<(Self, StartUp)> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let log = File::create(folder.join("service.log"))?;
         let address = free_address()?;
         let started = Instant::now();
         let process = Command::new(env!("CARGO_BIN_EXE_retort"))
             .args(["serve", "--port", &address.port().to_string()])
+            .args(options)
             // A configuration file in the folder of the caller is none of ours.
             .current_dir(folder)
             .stdin(Stdio::null())

@@ -21,6 +21,11 @@ const WORDS: &str = "the of and to in a is that for it as was with be by on not 
 /// Words that every BERT vocabulary has as one token, to end a text on an exact length.
 const FILLER: &str = "the";
 
+/// Frequent characters, all in the vocabulary of English BERT models, which has few.
+const CHARACTERS: &str = "一三上下不世中主久之也事二五人今仁代以光入八公六共内出分前力加十南原口史司合吉同名四国土城士大\
+    天太夫女子学安宗家宿小山川州工平年弘德心成文新方日明星春木本李村東松林梅正武民水氏永江治法海清生田男白的皇目相真\
+    石神竹義西見言谷貴車辛道郎金長門陳陽青風馬高龍";
+
 /// A source of texts; the same seed gives the same ones.
 pub struct Texts {
     words: Vec<&'static str>,
@@ -40,6 +45,14 @@ impl Texts {
     pub fn words(&mut self, count: usize) -> String {
         let words: Vec<&str> = (0..count).map(|_| self.word()).collect();
         words.join(" ")
+    }
+
+    /// So many Chinese characters, which WordPiece takes one by one.
+    pub fn chinese(&mut self, count: usize) -> String {
+        let characters: Vec<char> = CHARACTERS.chars().collect();
+        (0..count)
+            .map(|_| characters[self.below(characters.len())])
+            .collect()
     }
 
     /// Texts of 8 to 128 words, every length as likely as another.

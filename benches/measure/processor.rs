@@ -99,11 +99,16 @@ impl std::fmt::Display for Shares {
     }
 }
 
+/// Processor seconds that a process has used on all cores since it began.
+pub fn seconds(id: u32) -> Option<f64> {
+    process(&id.to_string())
+}
+
 fn used(server: u32) -> Option<Used> {
     Some(Used {
         everybody: everybody()?,
         own: process("self")?,
-        server: process(&server.to_string())?,
+        server: seconds(server)?,
     })
 }
 
