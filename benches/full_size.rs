@@ -165,15 +165,6 @@ pub fn case(arguments: &[String]) -> Outcome {
 
 /// A checkpoint folder with the real layout and random numbers, made once.
 pub fn checkpoint(name: &str, shape: Shape) -> Outcome<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("target/full-size")
-        .join(name);
-    let weights = folder.join("model.safetensors");
-    if weights.exists() {
-        return Ok(folder);
-    }
-    println!("making {} …", folder.display());
-    fs::create_dir_all(&folder)?;
     let class = match shape.kind {
         Kind::Embedder | Kind::ThreeHeads => "XLMRobertaModel",
         Kind::Reranker => "XLMRobertaForSequenceClassification",
@@ -185,18 +176,8 @@ pub fn checkpoint(name: &str, shape: Shape) -> Outcome<PathBuf> {
         "vocab_size": shape.vocabulary, "type_vocab_size": 1,
         "max_position_embeddings": shape.positions, "pad_token_id": 1, "layer_norm_eps": 1e-5,
     });
-    fs::write(folder.join("config.json"), config.to_string())?;
-    // Token ids are given to the encoder as they are; the tokenizer only has to load.
-    let tokenizer = json!({
-        "version": "1.0", "added_tokens": [],
-        "model": {"type": "WordLevel", "vocab": {"<s>": 0, "<unk>": 1}, "unk_token": "<unk>"},
-    });
-    fs::write(folder.join("tokenizer.json"), tokenizer.to_string())?;
-    if shape.kind != Kind::Reranker {
-        fs::create_dir_all(folder.join("1_Pooling"))?;
-        let pooling = json!({"pooling_mode": Pooling::Cls.name()});
-        fs::write(folder.join("1_Pooling/config.json"), pooling.to_string())?;
-    }
+    let pooling = (shape.kind != Kind::Reranker).then_some(Pooling::Cls);
+    let folder = folder(name, &config, pooling, &tensors(shape))?;
     if shape.kind == Kind::ThreeHeads {
         let heads = [("sparse_linear", 1), ("colbert_linear", shape.hidden)];
         for (head, width) in heads {
@@ -204,10 +185,44 @@ pub fn checkpoint(name: &str, shape: Shape) -> Outcome<PathBuf> {
                 ("weight".to_owned(), vec![width, shape.hidden]),
                 ("bias".to_owned(), vec![width]),
             ];
-            write(&folder.join(format!("{head}.safetensors")), &tensors)?;
+            let path = folder.join(format!("{head}.safetensors"));
+            if !path.exists() {
+                write(&path, &tensors)?;
+            }
         }
     }
-    write(&weights, &tensors(shape))?;
+    Ok(folder)
+}
+
+/// The folder of a checkpoint with these settings and random numbers, made once.
+pub fn folder(
+    name: &str,
+    config: &Value,
+    pooling: Option<Pooling>,
+    tensors: &[(String, Vec<usize>)],
+) -> Outcome<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/full-size")
+        .join(name);
+    let weights = folder.join("model.safetensors");
+    if weights.exists() {
+        return Ok(folder);
+    }
+    println!("making {} …", folder.display());
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("config.json"), config.to_string())?;
+    // Token ids are given to the encoder as they are; the tokenizer only has to load.
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"<s>": 0, "<unk>": 1}, "unk_token": "<unk>"},
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string())?;
+    if let Some(pooling) = pooling {
+        fs::create_dir_all(folder.join("1_Pooling"))?;
+        let pooling = json!({"pooling_mode": pooling.name()});
+        fs::write(folder.join("1_Pooling/config.json"), pooling.to_string())?;
+    }
+    write(&weights, tensors)?;
     Ok(folder)
 }
 
@@ -267,7 +282,7 @@ fn write(path: &Path, tensors: &[(String, Vec<usize>)]) -> Outcome {
     file.write_all(header.as_bytes())?;
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     for (name, shape) in tensors {
-        let is_norm = name.ends_with("LayerNorm.weight");
+        let is_norm = name.ends_with(".weight") && shape.len() == 1;
         for _ in 0..shape.iter().product::<usize>() {
             state ^= state << 13;
             state ^= state >> 7;

@@ -8,6 +8,7 @@ mod matmul;
 mod measure;
 mod memory;
 mod peers;
+mod rotary;
 mod server;
 mod service;
 mod startup;

@@ -1,4 +1,4 @@
-//! What `retort estimate` says against what a process then takes, for models of three sizes. Every
+//! What `retort estimate` says against what a process then takes, for models of four shapes. Every
 //! case has a process of its own, because the most memory that a process ever held cannot be taken
 //! back; between loading and running its high-water mark is set back, so that each has its own.
 
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     full_size,
     measure::{Outcome, Table, Targets, processor},
+    rotary,
     subject::{self, Subject},
 };
 
@@ -31,9 +32,11 @@ type Budget = (usize, usize);
 pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
     let base = full_size::checkpoint("bert-base", full_size::BASE)?;
     let large = full_size::checkpoint("bge-m3", full_size::LARGE)?;
-    let cases: [(&str, &Path, [Budget; 2]); 3] = [
+    let rotary = rotary::checkpoint()?;
+    let cases: [(&str, &Path, [Budget; 2]); 4] = [
         (subject::MODEL, &subject.dir, [(256, 2), (8192, 1)]),
         ("12 layers of 768", &base, [(512, 2), (8192, 1)]),
+        ("nomic base", &rotary, [(512, 2), (8192, 1)]),
         // The longest text takes a minute; two of them at once would only take two.
         ("bge-m3", &large, [(512, 2), (8192, 1)]),
     ];

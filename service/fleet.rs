@@ -4,6 +4,7 @@
 mod cache;
 mod error;
 mod first_load;
+pub mod found;
 mod inner;
 mod job;
 mod keeper;
@@ -31,11 +32,7 @@ pub use self::{
     spec::{CachedModel, FileProgress, FleetModel, LaunchProgress, LaunchSpec, Launched, Stage},
 };
 use self::{
-    job::Attempt,
-    load::{FoundFiles, Load},
-    member::Member,
-    memory::Ledger,
-    store::Store,
+    found::FoundFiles, job::Attempt, load::Load, member::Member, memory::Ledger, store::Store,
 };
 use crate::{
     config::{Config, ModelEntry},
@@ -285,7 +282,8 @@ impl Fleet {
     }
 
     /// Takes a model out of service: those inside are answered, new requests find no model. A
-    /// launch under way is called off. Returns when its memory is free.
+    /// launch under way is called off. Returns when its memory is free: when those inside are
+    /// gone, or the thread that loads it has noticed.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`].
@@ -366,6 +364,8 @@ impl Fleet {
             }
         }
         member.respec(|spec| spec.replicas = replicas);
+        // More sessions take more memory than was estimated.
+        member.look_again();
         if member.spec().persist {
             self.0.save();
         }

@@ -7,7 +7,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::config::{Config, ModelEntry};
 use crate::engine::{self, EngineLimits};
-use crate::fleet::load::Need;
+use crate::fleet::found::Need;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::server::Server;
+use crate::support::{ranking::ndcg_at_10, server::Server};
 
 /// nDCG@10 that MTEB publishes for all-MiniLM-L6-v2 on SciFact, and how far off we may be.
 const SCIFACT_PUBLISHED: f64 = 0.64508;
@@ -59,24 +59,6 @@ fn embed(texts: &[String]) -> Vec<Vec<f64>> {
     texts.chunks(512).flat_map(request).collect()
 }
 
-/// Linear gain, log2(rank + 1) discount, ties by corpus order.
-fn ndcg_at_10(ranking: &[usize], documents: &[String], judged: &HashMap<String, f64>) -> f64 {
-    let discount = |rank: usize| 1.0 / ((rank + 2) as f64).log2();
-    let gain = |(rank, &document): (usize, &usize)| {
-        judged.get(&documents[document]).unwrap_or(&0.0) * discount(rank)
-    };
-    let found: f64 = ranking.iter().take(10).enumerate().map(gain).sum();
-    let mut best: Vec<f64> = judged.values().copied().collect();
-    best.sort_by(|a, b| b.total_cmp(a));
-    let ideal: f64 = best
-        .iter()
-        .take(10)
-        .enumerate()
-        .map(|(rank, gain)| gain * discount(rank))
-        .sum();
-    found / ideal
-}
-
 #[test]
 fn minilm_reaches_its_published_score_on_scifact() {
     let Some(dir) = scifact() else { return };
@@ -93,9 +75,9 @@ fn minilm_reaches_its_published_score_on_scifact() {
             document.iter().zip(&question).map(|(a, b)| a * b).sum()
         };
         let similarities: Vec<f64> = vectors.iter().map(similarity).collect();
-        let mut ranking: Vec<usize> = (0..documents.len()).collect();
-        ranking.sort_by(|&a, &b| similarities[b].total_cmp(&similarities[a]));
-        scores.push(ndcg_at_10(&ranking, &documents, judged));
+        let place = |(place, id): (usize, &String)| Some((place, *judged.get(id)?));
+        let gains = documents.iter().enumerate().filter_map(place).collect();
+        scores.push(ndcg_at_10(&similarities, &gains));
     }
     assert_eq!(scores.len(), 300, "queries with a judgement");
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;

@@ -275,7 +275,9 @@ fn numbers_that_were_never_published_are_not_served() {
     let (status, _, errors) = place.run(&["check", "--model", "acme-tiny"]);
     assert_eq!(status, 1);
     for told in [
-        "does not give the published numbers",
+        "does not give the published numbers of `acme-tiny`: ",
+        "expected `",
+        "limit `",
         "hint",
         "retort verify",
         "--verify off",

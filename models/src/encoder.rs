@@ -84,9 +84,7 @@ impl BatchBounds {
             None => Ok(()),
         }
     }
-}
 
-impl BatchBounds {
     /// The pooled pieces are parts of their sequences, none of them empty.
     fn check_pieces(&self, batch: &Batch) -> Result<()> {
         let pieces = &batch.pool_cu_seqlens;

@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::given::GivenModel;
 use crate::graph::{BuiltGraph, blocks};
 use crate::heads::judgement::{Opened, ScorePlan, Told};
+use crate::heads::outputs::tokens_with_logits;
 use crate::heads::plan::{HeadPlan, SparsePlan};
 use crate::static_embedding::StaticCheckpoint;
 use crate::tokenizer::Tokenizer;
@@ -247,9 +248,7 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
 /// How long the axes of the largest forward pass are.
 fn lengths(plan: &HeadPlan, sizes: &Sizes, tokens: usize) -> Lengths {
     let most = match plan.sparse {
-        Some(SparsePlan::Vocabulary) => {
-            crate::heads::outputs::MAX_VOCABULARY_LOGITS / sizes.vocabulary
-        }
+        Some(SparsePlan::Vocabulary) => tokens_with_logits(sizes.vocabulary),
         _ => tokens,
     };
     let tokens = tokens.min(most);

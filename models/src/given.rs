@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memmap2::Mmap;
 use retort_kernels::Pooling;
 
-use crate::architectures::PositionIds;
+use crate::architectures::{Adapters, PositionIds};
 use crate::batch::Batch;
 use crate::checkpoint::weights::{Weights, git_lfs_pointer};
 use crate::encoder::{BatchBounds, Encode};
 use crate::error::{Error, Result};
 use crate::graph::heads::{output, over_token_vectors};
 use crate::heads::Heads;
+use crate::heads::late_interaction::LateInteraction;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
 use crate::heads::plan::HeadPlan;
 use crate::runtime::Runtime;
@@ -54,12 +55,23 @@ pub(crate) struct GivenModel {
 }
 
 /// What config.json tells of a graph that does not tell itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Family {
     /// How positions are numbered.
     pub(crate) positions: Option<PositionIds>,
-    /// How many task adapters there are.
-    pub(crate) adapters: Option<usize>,
+    /// The names of the task adapters, in the order of their numbers.
+    pub(crate) adapters: Vec<String>,
+}
+
+impl Family {
+    /// What a family says of positions, and the task adapters that config.json lists.
+    pub(crate) fn new(positions: Option<PositionIds>, adapters: Option<&Adapters>) -> Self {
+        let names = adapters.map(|adapters| adapters.names.clone());
+        Self {
+            positions,
+            adapters: names.unwrap_or_default(),
+        }
+    }
 }
 
 /// What the checkpoint around a graph wants of it.
@@ -72,6 +84,8 @@ pub(crate) struct Meaning<'a> {
     pub(crate) pooling: Option<Pooling>,
     /// Tokens that get no lexical weight.
     pub(crate) left_out: HashSet<u32>,
+    /// How queries and documents are told apart, where the checkpoint says so.
+    pub(crate) late_interaction: Option<LateInteraction>,
 }
 
 /// What a first run showed.
@@ -226,7 +240,10 @@ impl GivenModel {
         let mut given = recognise::choose(&run, [1, 3], &mut plan, meaning.pooling)
             .map_err(|error| self.named(error))?;
         drop(run);
+        let marked = meaning.late_interaction;
+        recognise::check_marks(&given, marked.as_ref()).map_err(|error| self.named(error))?;
         given.left_out = meaning.left_out.clone();
+        given.late_interaction = marked.clone();
         let mut probed = Probed {
             heads: given.heads(),
             dimensions: given.dense.as_ref().map_or(0, |used| used.width),
@@ -259,7 +276,7 @@ impl GivenModel {
                             left_out: meaning.left_out,
                         }),
                         skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
-                        late_interaction: None,
+                        late_interaction: marked,
                     },
                 })
             }
@@ -301,7 +318,7 @@ impl GivenModel {
             bounds,
             outputs,
             one_by_one: self.one_by_one,
-            family: self.family,
+            family: self.family.clone(),
         }))
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use retort_kernels::{Isa, Pooling};
 
 use self::facts::{
-    given_prompts, given_tasks, label_names, matryoshka, max_tokens, refuse_cutoff_layer,
+    given_marks, given_prompts, given_tasks, label_names, matryoshka, max_tokens,
+    refuse_cutoff_layer,
 };
 use crate::architectures::{self, Architecture, Sizes};
 use crate::catalog::Task;
@@ -198,7 +199,7 @@ impl EncoderModel {
             cutoff_layer: plan.cutoff_layer(),
             ..built_info(architecture, &sizes, &graph)
         };
-        let outputs = outputs(&plan, &graph, &tokenizer, path)?;
+        let outputs = outputs(&plan, &graph, &tokenizer, &checkpoint)?;
         let late_interaction = outputs.late_interaction.clone();
         let bounds = BatchBounds {
             vocab_size: sizes.vocabulary,
@@ -231,19 +232,19 @@ impl EncoderModel {
         // Only a known family tells where positions start.
         let positions = architectures::position_ids(config)?;
         let adapters = architectures::adapters(config)?;
-        let family = Family {
-            positions,
-            adapters: adapters.as_ref().map(|adapters| adapters.names.len()),
-        };
+        let family = Family::new(positions, adapters.as_ref());
         let mut weights = Weights::none(dir);
         let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
         let mut given = GivenModel::open(file, &options.runtime, family)?;
+        let marks = LateInteraction::read(dir, &tokenizer)?;
         let probed = given.probe(Meaning {
             plan,
             weights: &weights,
             pooling: options.pooling,
             left_out: tokenizer.frame_tokens(dir)?,
+            late_interaction: marks.clone(),
         })?;
+        let late_interaction = given_marks(&probed, marks, config)?;
         let positions = positions.unwrap_or_default();
         let limit = positions.limit(config)?.unwrap_or(usize::MAX);
         let vocab_size = config
@@ -290,7 +291,7 @@ impl EncoderModel {
         Ok(Self {
             info,
             tokenizer: Arc::new(tokenizer),
-            late_interaction: None,
+            late_interaction,
             graph: ModelGraph::Given(given.bounded(bounds)),
         })
     }
@@ -434,21 +435,22 @@ fn outputs(
     plan: &HeadPlan,
     graph: &BuiltGraph,
     tokenizer: &Tokenizer,
-    dir: &Path,
+    checkpoint: &Checkpoint,
 ) -> Result<PackedOutputs> {
     let sparse = match plan.sparse {
         Some(SparsePlan::Lexical(_)) => Some(SparseOutput::Lexical {
-            left_out: tokenizer.frame_tokens(dir)?,
+            left_out: tokenizer.frame_tokens(checkpoint.dir())?,
         }),
         Some(SparsePlan::Vocabulary) => Some(SparseOutput::Vocabulary {
             entries: graph.width(output::VOCABULARY).unwrap_or(0),
         }),
         None => None,
     };
-    let late_interaction = match plan.multi_vector {
-        Some(_) => LateInteraction::read(dir, tokenizer)?,
-        None => None,
-    };
+    let mut late_interaction = None;
+    if plan.multi_vector.is_some() {
+        late_interaction = LateInteraction::read(checkpoint.dir(), tokenizer)?;
+        LateInteraction::check(late_interaction.as_ref(), &checkpoint.config)?;
+    }
     Ok(PackedOutputs {
         heads: plan.heads(),
         sparse,

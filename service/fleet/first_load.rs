@@ -15,15 +15,13 @@ use retort_models::{
 };
 use sha2::{Digest, Sha256};
 
-use super::StartError;
+use super::{StartError, found::Stamps};
 use crate::config::{Config, ModelEntry, Verify};
 
 /// Folder of the cache directory in which passes are remembered.
 const FOLDER: &str = "verified";
 /// Files up to this size are hashed; of larger ones, the weights, size and time must do.
 const HASHED_BYTES_MAX: u64 = 1 << 20;
-/// Model directories are two or three levels deep.
-const LEVELS_MAX: usize = 4;
 
 /// Compares a model with what is published of it, where something is.
 ///
@@ -56,7 +54,10 @@ pub(super) fn check(
     let found = verify(opened.model, &published, config.cpu.threads, &mut |_, _| ())?;
     if let Some(reason) = failure(&found) {
         return Err(StartError {
-            message: format!("model `{model}` does not give the published numbers: {reason}"),
+            message: format!(
+                "model `{model}` does not give the published numbers of `{}`: {reason}",
+                known.name
+            ),
             hint: Some(format!(
                 "`retort verify {}` shows every number; its files may be damaged or not the \
                  model's own. `--verify off` serves it as it is",
@@ -125,16 +126,12 @@ fn record(
         published,
     );
     hasher.update(facts);
-    let mut files = Vec::new();
-    list(opened.dir, LEVELS_MAX, &mut files)?;
-    files.sort();
-    for file in files {
-        let metadata = fs::metadata(&file)?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH);
-        let name = file.strip_prefix(opened.dir).unwrap_or(&file);
-        hasher.update(format!("{name:?} {} {modified:?}\n", metadata.len()));
-        if metadata.len() <= HASHED_BYTES_MAX {
-            hasher.update(fs::read(&file)?);
+    for file in Stamps::of(opened.dir)?.iter() {
+        let modified = file.modified.duration_since(UNIX_EPOCH);
+        let name = file.path.strip_prefix(opened.dir).unwrap_or(&file.path);
+        hasher.update(format!("{name:?} {} {modified:?}\n", file.bytes));
+        if file.bytes <= HASHED_BYTES_MAX {
+            hasher.update(fs::read(&file.path)?);
         }
     }
     let name: String = hasher
@@ -144,22 +141,6 @@ fn record(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(config.provision.cache_dir.join(FOLDER).join(name))
-}
-
-/// Every file below a folder; links count as what they point at, as in the hub's cache.
-fn list(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if path.is_file() {
-            files.push(path);
-        } else if path.is_dir() && !is_hidden && levels > 1 {
-            list(&path, levels - 1, files)?;
-        }
-    }
-    Ok(())
 }
 
 /// Written beside and renamed, so that a process that is killed leaves no pass behind.

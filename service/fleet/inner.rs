@@ -99,8 +99,8 @@ impl Inner {
             self.save();
         }
         let Some(retired) = retired else {
-            self.release(member);
-            return gone.send(()).is_ok();
+            self.called_off(member, gone);
+            return true;
         };
         member.reach(Stage::Terminating);
         let member = member.clone();
@@ -116,6 +116,24 @@ impl Inner {
             let _ = gone.send(());
         });
         true
+    }
+
+    /// Says so when a model that serves nothing has no memory: at once, or when the thread that
+    /// loads it has noticed that nobody wants it.
+    fn called_off(self: Arc<Self>, member: &Arc<Member>, gone: tokio::sync::oneshot::Sender<()>) {
+        let tell = move |inner: &Self, member: &Member| {
+            inner.release(member);
+            // Who asked may have left.
+            let _ = gone.send(());
+        };
+        if member.busy.try_lock().is_ok() {
+            return tell(&self, member);
+        }
+        let member = member.clone();
+        job::on_thread(&format!("unload-{}", member.uid()), move || {
+            drop(member.busy.lock().unwrap_or_else(PoisonError::into_inner));
+            tell(&self, &member);
+        });
     }
 
     /// Drops a launch under way; its thread notices and leaves nothing behind.

@@ -113,6 +113,7 @@ pub fn run(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
         }
         Err(error) => {
             inner.release(member);
+            member.look_again();
             inner
                 .telemetry
                 .load_ended(member.uid(), took, LoadOutcome::Failed(&error));
@@ -133,7 +134,11 @@ pub fn run(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
 }
 
 fn bring_up(inner: &Inner, member: &Arc<Member>) -> Result<(), StartError> {
-    let found = inner.loader.find(member)?;
+    wanted(member)?;
+    let found = match member.kept() {
+        Some(found) => found,
+        None => inner.loader.find(member)?,
+    };
     wanted(member)?;
     member.found(&found);
     inner
@@ -142,7 +147,9 @@ fn bring_up(inner: &Inner, member: &Arc<Member>) -> Result<(), StartError> {
     make_room(inner, member, &found)?;
     member.reach(Stage::Loading);
     let loaded = inner.loader.open(member, &found)?;
-    serve(inner, member, loaded)
+    serve(inner, member, loaded)?;
+    member.keep(found);
+    Ok(())
 }
 
 fn wanted(member: &Member) -> Result<(), StartError> {

@@ -1,7 +1,7 @@
 //! From a model's entry to encoders that run: the slow part of a launch, in two steps with the
 //! memory check between them. Blocks; knows nothing of names, other models or requests.
 
-use std::{path::Path, path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use retort_models::{
     Batch, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, Runtime, Tokenizer,
@@ -11,36 +11,15 @@ use retort_models::{
 use super::{
     Stage, StartError,
     first_load::{self, Opened},
+    found::{FoundFiles, Stamps},
     member::Member,
 };
 use crate::{
-    config::{Config, ModelEntry},
+    config::{Config, ModelEntry, Verify},
     engine::{Engine, EngineLimits, encode::WorkerKind},
     memory::{self, MemoryBudget},
     provision::{self, ModelFiles, ModelRequest, Progress, Weights},
 };
-
-/// The files of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundFiles {
-    /// Where they are.
-    pub dir: PathBuf,
-    /// Where they came from, in words for people.
-    pub origin: String,
-    /// Their revision, when the source has one.
-    pub revision: Option<String>,
-    /// What the model will take of memory, when that can be told; otherwise it is not refused.
-    pub need: Option<Need>,
-}
-
-/// What a model takes of memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// The most at once, in bytes: while it is loaded or while it serves.
-    pub bytes: u64,
-    /// Of what that is the sum, in words for people.
-    pub parts: String,
-}
 
 /// A model that runs and is not served yet.
 pub struct Loaded {
@@ -126,6 +105,8 @@ impl Load for CheckpointLoader {
     fn find(&self, member: &Arc<Member>) -> Result<FoundFiles, StartError> {
         let entry = member.entry();
         let files = self.fetch(entry, &self.progress.watched(member.clone()))?;
+        // Before anything is read, so that what changes meanwhile is seen later.
+        let stamps = Stamps::of(&files.dir).ok();
         let load = memory::load_of(&self.limits, entry, member.spec().replicas);
         // Files that cannot be estimated are explained by the attempt to load them.
         let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
@@ -134,18 +115,22 @@ impl Load for CheckpointLoader {
             origin: files.origin.to_string(),
             revision: files.revision,
             need: estimate.and_then(|estimate| self.budget.need(&estimate)),
+            stamps,
+            served: false,
         })
     }
 
     fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
         let entry = member.entry();
         let model = self.read(&found.dir, entry)?;
-        member.reach(Stage::Verifying);
-        let opened = Opened {
-            model: &model,
-            dir: &found.dir,
-        };
-        first_load::check(&self.runtime, &self.config, entry, &opened)?;
+        if !found.served || self.config.verify == Verify::Always {
+            member.reach(Stage::Verifying);
+            let opened = Opened {
+                model: &model,
+                dir: &found.dir,
+            };
+            first_load::check(&self.runtime, &self.config, entry, &opened)?;
+        }
         let mut encoders = Engine::encoders(&self.limits, &model, member.spec().replicas)?;
         member.reach(Stage::Warming);
         warm(&model, &mut encoders)?;

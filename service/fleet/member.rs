@@ -38,6 +38,8 @@ struct State {
     short_of_memory: bool,
     directory: Option<PathBuf>,
     memory_bytes: Option<u64>,
+    /// What the last load that succeeded was made from.
+    kept: Option<FoundFiles>,
 }
 
 impl Member {
@@ -59,6 +61,7 @@ impl Member {
                 short_of_memory: false,
                 directory: None,
                 memory_bytes: None,
+                kept: None,
             }),
             cancelled: AtomicBool::new(false),
             busy: Mutex::new(()),
@@ -144,6 +147,26 @@ impl Member {
         let mut state = self.lock();
         state.directory = Some(found.dir.clone());
         state.memory_bytes = found.need.as_ref().map(|need| need.bytes);
+    }
+
+    /// Notes that it serves from these files, for when it wakes up.
+    pub fn keep(&self, found: FoundFiles) {
+        let found = FoundFiles {
+            served: true,
+            ..found
+        };
+        self.lock().kept = Some(found);
+    }
+
+    /// The files that it last served from, if they are still the same.
+    pub fn kept(&self) -> Option<FoundFiles> {
+        let kept = self.lock().kept.clone();
+        kept.filter(FoundFiles::are_unchanged)
+    }
+
+    /// The next load looks its files up and estimates it anew.
+    pub fn look_again(&self) {
+        self.lock().kept = None;
     }
 
     /// Notes the size of the weights where no better number is known.

@@ -21,7 +21,8 @@ use retort_models::{
 
 use super::{
     Eviction, Fleet, FleetParts, FleetSettings, LaunchSpec, Stage, StartError,
-    load::{FoundFiles, Load, Loaded, Need},
+    found::{FoundFiles, Need, Stamps},
+    load::{Load, Loaded},
     member::Member,
 };
 use crate::{
@@ -61,6 +62,13 @@ pub struct FakeLoader {
     needs: Mutex<HashMap<String, u64>>,
     broken: Mutex<Vec<String>>,
     gates: Gates,
+    /// Doors behind the memory check.
+    inner_gates: Gates,
+    /// Where the files of a model are; without one it has no files that could be the same.
+    folders: Mutex<HashMap<String, PathBuf>>,
+    finds: AtomicUsize,
+    /// Whether each load was one of files that had served.
+    served: Mutex<Vec<bool>>,
     loads: AtomicUsize,
     alive: Arc<AtomicUsize>,
 }
@@ -95,9 +103,14 @@ impl Gates {
 impl Load for FakeLoader {
     fn find(&self, member: &Arc<Member>) -> Result<FoundFiles, StartError> {
         self.gates.pass(member.uid());
+        self.finds.fetch_add(1, Ordering::SeqCst);
         let need = self.needs.lock().unwrap().get(member.uid()).copied();
+        let folder = self.folders.lock().unwrap().get(member.uid()).cloned();
+        let dir = folder.unwrap_or_else(|| PathBuf::from("/models").join(member.uid()));
         Ok(FoundFiles {
-            dir: PathBuf::from("/models").join(member.uid()),
+            stamps: Stamps::of(&dir).ok(),
+            served: false,
+            dir,
             origin: "a test".into(),
             revision: None,
             need: need.map(|bytes| Need {
@@ -107,7 +120,9 @@ impl Load for FakeLoader {
         })
     }
 
-    fn open(&self, member: &Member, _: &FoundFiles) -> Result<Loaded, StartError> {
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
+        self.inner_gates.pass(member.uid());
+        self.served.lock().unwrap().push(found.served);
         if self
             .broken
             .lock()

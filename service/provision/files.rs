@@ -31,6 +31,7 @@ const ROOT_FILES: &[&str] = &[
     "config.json",
     "modules.json",
     "config_sentence_transformers.json",
+    "artifact.metadata",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

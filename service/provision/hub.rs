@@ -23,6 +23,7 @@ use super::{
     http::{Client, Request, encode_path, encode_segment},
     model::{Cached, ModelFiles, ModelOrigin, ModelRequest},
     progress::Progress,
+    published,
     secret::Secret,
 };
 
@@ -86,6 +87,7 @@ pub(super) fn fetch(
     }
 
     let snapshot = repository.snapshot(&listing.sha);
+    published::check(request, &snapshot, progress)?;
     let mut manifest = Manifest {
         source: config.hugging_face.endpoint.clone(),
         revision: listing.sha.clone(),

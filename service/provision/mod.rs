@@ -14,6 +14,7 @@ mod model;
 mod modelscope;
 mod pip;
 mod progress;
+mod published;
 mod pypi_model;
 mod report;
 mod runtime;

@@ -21,6 +21,7 @@ use super::{
     http::{Client, Request, encode_path, encode_segment},
     model::{Cached, ModelFiles, ModelOrigin, ModelRequest},
     progress::Progress,
+    published,
 };
 
 const DEFAULT_REVISION: &str = "master";
@@ -81,6 +82,7 @@ pub(super) fn fetch(
         for file in wanted {
             hub.provide(file, &staging, progress)?;
         }
+        published::check(request, &staging, progress)?;
         cache::publish(
             &staging,
             &target,

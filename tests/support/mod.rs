@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod numbers;
+pub mod ranking;
 pub mod server;
 
 use std::{path::PathBuf, sync::LazyLock};

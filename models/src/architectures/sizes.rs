@@ -193,10 +193,10 @@ impl Sizes {
 }
 
 /// The first of these keys that config.json has; the first of all when it has none, so that an
-/// error names it.
+/// error names it. Every family has a name for every size.
 fn first(config: &Config, keys: &[&'static str]) -> &'static str {
     let found = keys.iter().find(|key| config.get(key).is_some());
-    found.or(keys.first()).copied().unwrap_or_default()
+    found.unwrap_or(&keys[0])
 }
 
 struct Heads {

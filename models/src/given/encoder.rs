@@ -8,6 +8,7 @@ use ort::value::TensorRef;
 use super::interface::{Extra, Inputs};
 use super::outputs::GivenOutputs;
 use super::{Family, Outputs};
+use crate::architectures::check_adapters;
 use crate::batch::Batch;
 use crate::encoder::{BatchBounds, Encode, check_heads};
 use crate::error::{Error, Result};
@@ -86,24 +87,12 @@ impl GivenEncoder {
         if !self.inputs.takes_adapter() {
             return Ok(());
         }
-        let count = self.family.adapters.unwrap_or(usize::MAX);
-        for adapter in &batch.adapters {
-            match adapter {
-                Some(number) if usize::from(*number) < count => {}
-                Some(number) => {
-                    return Err(Error::Tokenize(format!(
-                        "task adapter `{number}` is outside the model's range of 0 to `{}`",
-                        count.saturating_sub(1)
-                    )));
-                }
-                None => {
-                    return Err(Error::Unsupported(
-                        "the graph always runs one of its task adapters; name a task".to_owned(),
-                    ));
-                }
-            }
+        if batch.adapters.contains(&None) {
+            return Err(Error::Unsupported(
+                "the graph always runs one of its task adapters; name a task".to_owned(),
+            ));
         }
-        Ok(())
+        check_adapters(&self.family.adapters, &batch.adapters)
     }
 
     /// Runs sequences of one length and one adapter.

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use ort::session::SessionOutputs;
 use ort::value::{DynValue, TensorElementType};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::heads::outputs::{MAX_VOCABULARY_LOGITS, lexical, nonzero, unit_vectors};
-use crate::heads::{Head, Heads, Output, SparseVector};
+use crate::heads::late_interaction::LateInteraction;
+use crate::heads::outputs::{kept_vectors, lexical, nonzero, tokens_with_logits, unit_vectors};
+use crate::heads::{Head, Heads, MultiVector, Output, SparseVector};
 
 /// Which outputs of a graph are used for what.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct GivenOutputs {
     pub(super) token_vectors: Option<Used>,
     /// Tokens that get no lexical weight.
     pub(super) left_out: HashSet<u32>,
+    /// What tells documents, some of whose tokens get no vector.
+    pub(super) late_interaction: Option<LateInteraction>,
 }
 
 /// An output that is used.
@@ -74,7 +78,7 @@ impl GivenOutputs {
     /// The most tokens in one run of a graph that gives the logits of its vocabulary.
     pub(super) fn tokens_per_run(&self) -> usize {
         match &self.sparse {
-            Some((used, SparseForm::Logits)) => MAX_VOCABULARY_LOGITS / used.width.max(1),
+            Some((used, SparseForm::Logits)) => tokens_with_logits(used.width),
             _ => usize::MAX,
         }
     }
@@ -101,17 +105,35 @@ impl GivenOutputs {
                     }
                 }
                 (Head::MultiVector, _, Some((used, skipped))) => {
-                    let tokens = batch.max_seqlen().saturating_sub(*skipped);
-                    let table = Table::read(used, run, &[outputs.len(), tokens])?;
-                    for (index, output) in outputs.iter_mut().enumerate() {
-                        let vectors = table.rows(index * tokens, tokens).to_vec();
-                        output.multi_vector = Some(unit_vectors(vectors, table.width)?);
+                    let found = self.token_vectors_of((used, *skipped), batch, run)?;
+                    for (output, vectors) in outputs.iter_mut().zip(found) {
+                        output.multi_vector = Some(vectors);
                     }
                 }
                 (Head::Sparse | Head::MultiVector, ..) => {}
             }
         }
         Ok(outputs)
+    }
+
+    fn token_vectors_of(
+        &self,
+        (used, skipped): (&Used, usize),
+        batch: &Batch,
+        run: &SessionOutputs<'_>,
+    ) -> Result<Vec<MultiVector>> {
+        let tokens = batch.max_seqlen().saturating_sub(skipped);
+        let table = Table::read(used, run, &[batch.sequences(), tokens])?;
+        let vectors = |(index, range): (usize, Range<usize>)| {
+            let vectors = MultiVector {
+                width: table.width,
+                values: table.rows(index * tokens, tokens).to_vec(),
+            };
+            let ids = &batch.input_ids[range];
+            let vectors = kept_vectors(self.late_interaction.as_ref(), ids, vectors);
+            unit_vectors(vectors.values, vectors.width)
+        };
+        batch.ranges().enumerate().map(vectors).collect()
     }
 
     fn sparse_vectors(

@@ -5,6 +5,7 @@ use retort_kernels::Pooling;
 
 use super::outputs::{GivenOutputs, SparseForm, Used, dtype};
 use crate::error::{Error, Result};
+use crate::heads::late_interaction::LateInteraction;
 use crate::heads::plan::{HeadPlan, SparsePlan};
 
 /// Outputs that hold one finished vector per sequence. `pooler_output` is not among them: it is
@@ -35,8 +36,10 @@ const MULTI_VECTOR: [&str; 4] = [
     "colbert_vecs",
     "colbert_vectors",
     "colbert_embeddings",
-    "contextual",
+    COLBERT,
 ];
+/// The one of them that is of a model with markers before queries and documents.
+const COLBERT: &str = "contextual";
 /// The output of a classifier or a language model.
 const LOGITS: &str = "logits";
 /// An output that is no embedding, whatever its shape.
@@ -208,6 +211,16 @@ pub(super) fn choose(
         }
     }
     Ok(found)
+}
+
+/// Refuses a graph of ColBERT's without its markers: its vectors would silently be other ones.
+pub(super) fn check_marks(found: &GivenOutputs, marks: Option<&LateInteraction>) -> Result<()> {
+    match &found.multi_vector {
+        Some((Used { name, .. }, _)) if name == COLBERT && marks.is_none() => Err(
+            LateInteraction::unmarked(&format!("has the output `{name}`")),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The finished vector of a text, unless it is to be pooled from token vectors here.

@@ -1,4 +1,5 @@
 mod bge_m3;
+mod colbert;
 
 use std::fs;
 
@@ -85,6 +86,7 @@ fn meaning(weights: &Weights, pooling: Option<Pooling>) -> Meaning<'_> {
         weights,
         pooling: None,
         left_out: HashSet::new(),
+        late_interaction: None,
     }
 }
 
@@ -93,7 +95,7 @@ fn encoder(file: &Path, pooling: Option<Pooling>) -> Option<Result<Box<dyn Encod
     let open = || {
         let family = Family {
             positions: None,
-            adapters: Some(5),
+            adapters: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
         };
         let weights = Weights::none(file.parent().unwrap());
         let mut given = GivenModel::open(file, &runtime, family)?;
@@ -162,7 +164,7 @@ fn tensors_in_linked_files_are_found() {
 
 #[test]
 fn data_outside_the_directory_is_refused() {
-    let (dir, path) = lookup(&[IDS]);
+    let (_dir, path) = lookup(&[IDS]);
     let mut model = ModelProto::decode(&fs::read(&path).unwrap()[..]).unwrap();
     for (location, word) in [
         ("../model.safetensors", "inside"),
@@ -180,7 +182,6 @@ fn data_outside_the_directory_is_refused() {
             .to_string();
         assert!(error.contains(word), "{error}");
     }
-    drop(dir);
 }
 
 #[test]
@@ -320,7 +321,7 @@ fn with_adapter(shape: &[Dim]) -> (tempfile::TempDir, PathBuf) {
     let table = graph.weight("table", &[8, 2]).unwrap();
     let zero = graph.scalar(0.0);
     let rows = [ids[0], ids[1], Dim::Fixed(2)];
-    let node = |operator, inputs: &[&_], attributes: &[_]| {
+    let mut node = |operator, inputs: &[&_], attributes: &[_]| {
         let node = Node {
             operator,
             domain: "",
@@ -329,7 +330,6 @@ fn with_adapter(shape: &[Dim]) -> (tempfile::TempDir, PathBuf) {
         };
         graph.node(node, &rows)
     };
-    let mut node = node;
     let found = node("Gather", &[&table, &input], &[]);
     let number = node("Cast", &[&adapter], &[("to", Attribute::Int(1))]);
     let sum = node("Add", &[&found, &number], &[]);
@@ -365,7 +365,7 @@ fn sequences_of_one_task_adapter_run_together() {
             .map(|o| o.dense.as_ref().unwrap()[0])
             .collect();
         assert_eq!(firsts, [5.0, 4.0, 7.0, 10.0, 7.0]);
-        for (adapter, word) in [(None, "name a task"), (Some(5), "0 to `4`")] {
+        for (adapter, word) in [(None, "name a task"), (Some(5), "`4` is `e`")] {
             let mut batch = Batch::default();
             batch.push(&encoding(1, Some(1)));
             batch.push(&encoding(1, adapter));

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::json;
+use crate::checkpoint::{Config, json};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Prompt, Tokenizer};
 
 /// What `ColBERT` (Khattab & Zaharia 2020) writes beside its weights.
 const COLBERT_FILE: &str = "artifact.metadata";
+/// What ColBERT's own checkpoints are called in config.json.
+const COLBERT_CLASS: &str = "HF_ColBERT";
 /// Where `PyLate` writes the same, among what sentence-transformers writes.
 const PYLATE_FILE: &str = "config_sentence_transformers.json";
 /// Python's `string.punctuation`.
@@ -80,6 +82,30 @@ impl LateInteraction {
             return Ok(None);
         }
         settings.both(&PYLATE_KEYS, settings.skip_list()).map(Some)
+    }
+
+    /// What is wrong with a ColBERT model whose files do not say how its texts are marked; `sign`
+    /// says what shows that it is one.
+    pub(crate) fn unmarked(sign: &str) -> Error {
+        Error::Unsupported(format!(
+            "{sign}, so it is a ColBERT model, but its folder has no `{COLBERT_FILE}` that says \
+             how queries and documents are marked, and without the markers its vectors would be \
+             other ones; put that file of the published model beside config.json"
+        ))
+    }
+
+    /// Refuses a checkpoint of ColBERT's class of which `read` found nothing.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` names the file that is missing.
+    pub(crate) fn check(found: Option<&Self>, config: &Config) -> Result<()> {
+        let classes = config.texts("architectures");
+        match classes.into_iter().find(|class| *class == COLBERT_CLASS) {
+            Some(class) if found.is_none() => {
+                Err(Self::unmarked(&format!("config.json names `{class}`")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Which tokens of one sequence of a batch get a vector. A document is told by its marker.

@@ -13,7 +13,12 @@ use crate::error::{Error, Result};
 use crate::graph::heads::output;
 
 /// The most numbers that the logits of a masked language model may have in one run (256 MiB).
-pub(crate) const MAX_VOCABULARY_LOGITS: usize = 1 << 26;
+const MAX_VOCABULARY_LOGITS: usize = 1 << 26;
+
+/// The most tokens in one run of a graph that gives a logit for each of so many entries.
+pub(crate) fn tokens_with_logits(entries: usize) -> usize {
+    MAX_VOCABULARY_LOGITS / entries.max(1)
+}
 
 /// What the outputs of one model mean.
 #[derive(Debug)]
@@ -69,7 +74,7 @@ impl PackedOutputs {
     /// The most tokens in one run, so that no output outgrows the memory.
     pub(crate) fn tokens_per_run(&self) -> usize {
         match self.sparse {
-            Some(SparseOutput::Vocabulary { entries }) => MAX_VOCABULARY_LOGITS / entries.max(1),
+            Some(SparseOutput::Vocabulary { entries }) => tokens_with_logits(entries),
             _ => usize::MAX,
         }
     }
@@ -129,19 +134,6 @@ impl PackedOutputs {
         Ok(())
     }
 
-    /// The rows of the tokens of one sequence that get a vector.
-    fn token_rows(&self, ids: &[i64], rows: Range<usize>, table: &Table<'_>) -> Vec<f32> {
-        let Some(late_interaction) = &self.late_interaction else {
-            return table.rows(rows).to_vec();
-        };
-        let keeps = late_interaction.keeps(ids);
-        let first = rows.end - ids.len();
-        let kept = rows.filter(|row| keeps(row - first));
-        kept.flat_map(|row| table.rows(row..row + 1))
-            .copied()
-            .collect()
-    }
-
     fn multi_vector(
         &self,
         batch: &Batch,
@@ -151,9 +143,13 @@ impl PackedOutputs {
         let table = Table::read(results, output::MULTI_VECTOR, batch.tokens())?;
         for (range, output) in batch.ranges().zip(outputs) {
             let first = (range.start + self.skipped).min(range.end);
-            let ids = &batch.input_ids[range.clone()];
-            let values = self.token_rows(ids, first..range.end, &table);
-            output.multi_vector = Some(unit_vectors(values, table.width)?);
+            let vectors = MultiVector {
+                width: table.width,
+                values: table.rows(first..range.end).to_vec(),
+            };
+            let ids = &batch.input_ids[range];
+            let vectors = kept_vectors(self.late_interaction.as_ref(), ids, vectors);
+            output.multi_vector = Some(unit_vectors(vectors.values, vectors.width)?);
         }
         Ok(())
     }
@@ -169,6 +165,27 @@ fn dense(batch: &Batch, results: &SessionOutputs<'_>, outputs: &mut [Output]) ->
         start += pieces;
     }
     Ok(())
+}
+
+/// The vectors of those tokens of a sequence that get one. There may be none of its first tokens:
+/// `[tokens - skipped, width]`
+pub(crate) fn kept_vectors(
+    marks: Option<&LateInteraction>,
+    ids: &[i64],
+    vectors: MultiVector,
+) -> MultiVector {
+    let Some(marks) = marks else {
+        return vectors;
+    };
+    let MultiVector { width, values } = vectors;
+    let skipped = ids.len().saturating_sub(values.len() / width);
+    let keeps = marks.keeps(ids);
+    let rows = values.chunks_exact(width).enumerate();
+    let kept = rows.filter(|(row, _)| keeps(skipped + row));
+    MultiVector {
+        width,
+        values: kept.flat_map(|(_, vector)| vector).copied().collect(),
+    }
 }
 
 /// Vectors of tokens, scaled to length 1. `[tokens, width]`

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::{EncoderInfo, GraphSource, LoadOptions};
 use crate::architectures::Adapters;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use crate::given::Probed;
-use crate::heads::plan;
+use crate::heads::late_interaction::LateInteraction;
+use crate::heads::{Head, plan};
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
 
@@ -46,6 +47,19 @@ pub(super) fn given_tasks(
              family",
         )),
     }
+}
+
+/// How the texts of a given graph that gives token vectors are marked, as far as its files say so.
+pub(super) fn given_marks(
+    probed: &Probed,
+    marks: Option<LateInteraction>,
+    config: &Config,
+) -> Result<Option<LateInteraction>> {
+    if !probed.heads.contains(Head::MultiVector) {
+        return Ok(None);
+    }
+    LateInteraction::check(marks.as_ref(), config)?;
+    Ok(marks)
 }
 
 /// The operator's limit, which must not be more than `limit`, else the checkpoint's.

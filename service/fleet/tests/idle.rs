@@ -95,11 +95,52 @@ async fn a_sleeping_model_can_be_terminated_while_it_wakes() {
     yard.loader.gates.shut("a");
     let end = async {
         yard.until("a", Stage::Fetching).await;
-        yard.fleet.terminate("a").await.unwrap();
-        yard.loader.gates.open("a");
+        let open = async { yard.loader.gates.open("a") };
+        let (ended, ()) = tokio::join!(yard.fleet.terminate("a"), open);
+        ended.unwrap();
     };
     let (answer, ()) = tokio::join!(yard.embed("a"), end);
     assert_eq!(answer.unwrap_err().status(), 404);
+}
+
+#[tokio::test]
+async fn files_are_looked_up_again_only_when_they_have_changed() {
+    let yard = Yard::new();
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("model.safetensors");
+    std::fs::write(&weights, "weights").unwrap();
+    let dir = folder.path().to_owned();
+    yard.loader.folders.lock().unwrap().insert("a".into(), dir);
+    let finds = || yard.loader.finds.load(Ordering::SeqCst);
+    let sleep = async || {
+        yard.pass(MINUTE);
+        yard.until("a", Stage::Asleep).await;
+    };
+    yard.ready(kept("a", KeepAlive::For(MINUTE))).await;
+    for loads in 2..=3 {
+        sleep().await;
+        yard.embed("a").await.unwrap();
+        assert_eq!((yard.loads(), finds()), (loads, 1));
+    }
+    sleep().await;
+    std::fs::write(&weights, "other weights").unwrap();
+    yard.embed("a").await.unwrap();
+    assert_eq!(finds(), 2);
+    // What is estimated depends on the number of sessions.
+    sleep().await;
+    yard.fleet.scale("a", 2).unwrap();
+    yard.embed("a").await.unwrap();
+    assert_eq!((finds(), yard.alive()), (3, 2));
+    // After a load that failed nothing is taken for granted.
+    sleep().await;
+    yard.loader.broken.lock().unwrap().push("a".into());
+    yard.embed("a").await.unwrap_err();
+    yard.loader.broken.lock().unwrap().clear();
+    yard.until("a", Stage::Asleep).await;
+    yard.embed("a").await.unwrap();
+    assert_eq!(finds(), 4);
+    let served = yard.loader.served.lock().unwrap().clone();
+    assert_eq!(served, [false, true, true, false, false, true, false]);
 }
 
 #[tokio::test]

@@ -268,3 +268,28 @@ fn a_model_that_only_the_engine_knows_is_not_the_fleets() {
     yard.engine.register(registered("x")).unwrap();
     assert_eq!(yard.fleet.model("x").unwrap_err().status(), 404);
 }
+
+#[tokio::test]
+async fn a_model_that_is_loading_is_gone_when_its_termination_returns() {
+    let yard = Yard::with(|settings| settings.memory_bytes = Some(100));
+    let needs = &yard.loader.needs;
+    for uid in ["a", "b"] {
+        needs.lock().unwrap().insert(uid.into(), 60);
+    }
+    yard.loader.inner_gates.shut("a");
+    yard.fleet.launch(spec("/models/a")).unwrap();
+    yard.until("a", Stage::Loading).await;
+    let is_open = std::cell::Cell::new(false);
+    let end = async {
+        yard.fleet.terminate("a").await.unwrap();
+        assert!(is_open.get(), "its thread was still loading");
+    };
+    let open = async {
+        assert_eq!(yard.fleet.0.ledger().held(), 60, "it holds memory still");
+        is_open.set(true);
+        yard.loader.inner_gates.open("a");
+    };
+    tokio::join!(end, open);
+    assert_eq!((yard.alive(), yard.fleet.0.ledger().held()), (0, 0));
+    yard.ready(spec("/models/b")).await;
+}

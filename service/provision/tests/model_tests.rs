@@ -10,7 +10,7 @@ use super::{
         model, probe_sources, runtime,
     },
     MODEL, Recording, Tripwire, config,
-    fake_hub::{Answer, FakeHub, Repository},
+    fake_hub::{Answer, FakeHub, Repository, sha256},
     offline, request, write,
 };
 
@@ -275,4 +275,53 @@ fn a_name_of_the_catalogue_is_another_one_on_each_hub() {
     let again = sources(offline(root.path(), &hub.endpoint()));
     let found = model(&again, &request, &Progress::silent()).unwrap();
     assert_eq!(found.origin, ModelOrigin::Cache(ModelSource::ModelScope));
+}
+
+/// A hub vouches for its own listing only; the catalogue knows what the file was.
+#[test]
+fn a_file_that_is_not_what_the_catalogue_has_is_named_and_not_used() {
+    let repository = Repository::embedder();
+    let right = sha256(repository.weights());
+    let entry = |digest: &str| {
+        let text = format!(
+            "name = \"tiny\"\ntask = \"embed\"\nfamily = \"bert\"\nheads = [\"dense\"]\n\
+             dimensions = 8\nmax_tokens = 16\nlanguages = [\"en\"]\n\
+             [huggingface]\nid = \"{MODEL}\"\n[sha256]\n\"model.safetensors\" = \"{digest}\"\n"
+        );
+        Entry::parse(Path::new("tiny.toml"), &text).unwrap()
+    };
+    let (other, right) = (entry(&"0".repeat(64)), entry(&right));
+    for source in [ModelSource::HuggingFace, ModelSource::ModelScope] {
+        let root = tempfile::tempdir().unwrap();
+        let served = repository.clone();
+        let hub = FakeHub::new(move |seen| match source {
+            ModelSource::ModelScope => served.modelscope(seen),
+            _ => served.hugging_face(seen),
+        });
+        let of_source = |config| ProvisionConfig {
+            model_sources: vec![source],
+            ..config
+        };
+        let online = of_source(config(root.path(), &hub.endpoint()));
+        let wanted = |entry| ModelRequest {
+            entry: Some(entry),
+            ..request(MODEL)
+        };
+        // The second start must not take what the first has left for a finished download.
+        for network in [
+            &online,
+            &online,
+            &of_source(offline(root.path(), "http://x")),
+        ] {
+            let error = model(network, &wanted(&other), &Progress::silent()).unwrap_err();
+            let told = error.to_string();
+            let is_named = told.contains("`model.safetensors`") && told.contains(&"0".repeat(64));
+            let is_absent = told.contains("no complete copy");
+            assert!(is_named || is_absent, "{told}");
+            assert_eq!(is_named, network.network == Network::Allowed, "{told}");
+        }
+        let found = model(&online, &wanted(&right), &Progress::silent()).unwrap();
+        assert_eq!(found.origin, ModelOrigin::Fetched(source));
+        assert!(found.dir.join("model.safetensors").is_file());
+    }
 }

@@ -1,8 +1,12 @@
 //! The real potion-base-4m-int8, where it is at hand: its vectors against its own `model.onnx`,
 //! and the scores that were published or computed for it.
 
+#[path = "../../../../tests/support/ranking.rs"]
+mod ranking;
+
 use ort::value::TensorRef;
 
+use self::ranking::ndcg_at_10;
 use super::*;
 
 /// Values that are not a number would be lost in a sort.
@@ -96,28 +100,6 @@ fn quick_dot(a: &[f32], b: &[f32]) -> f64 {
     sum
 }
 
-/// Normalised discounted cumulative gain of the ten best documents (Järvelin and Kekäläinen 2002).
-fn ndcg10(similarities: &[f64], gains: &HashMap<usize, f64>) -> f64 {
-    let mut order: Vec<usize> = (0..similarities.len()).collect();
-    order.sort_by(|&a, &b| {
-        similarities[b]
-            .partial_cmp(&similarities[a])
-            .expect("numbers")
-    });
-    let discounted = |gains: &mut dyn Iterator<Item = f64>| -> f64 {
-        let ranked = gains.take(10).enumerate();
-        ranked
-            .map(|(rank, gain)| gain / (rank as f64 + 2.0).log2())
-            .sum()
-    };
-    let mut ideal: Vec<f64> = gains.values().copied().collect();
-    ideal.sort_by(|a, b| b.partial_cmp(a).expect("numbers"));
-    let found = &mut order
-        .iter()
-        .map(|document| *gains.get(document).unwrap_or(&0.0));
-    discounted(found) / discounted(&mut ideal.into_iter())
-}
-
 #[test]
 fn retrieval_on_scifact_is_as_good_as_expected() {
     let (Some(model), Some(data)) = (
@@ -146,7 +128,7 @@ fn retrieval_on_scifact_is_as_good_as_expected() {
                 .iter()
                 .map(|text| quick_dot(query, text))
                 .collect();
-            scores.push(ndcg10(&similarities, gains));
+            scores.push(ndcg_at_10(&similarities, gains));
         }
     }
     assert_eq!(scores.len(), 300);
