@@ -3,7 +3,8 @@
 use std::{hint::black_box, time::Duration};
 
 use retort_kernels::{
-    Bias, Execution, Isa, Mask, PackedAttention, PackedHidden, Pooling, RayonPool, Strided,
+    Bias, Execution, Isa, Mask, PackedAttention, PackedHidden, Pooling, Precision, RayonPool,
+    Strided,
     attention::{attention, attention_plain},
     normalize::l2_normalize,
     pooling::{pool, pool_plain},
@@ -26,6 +27,7 @@ const PLAIN_TOKENS_MAX: usize = 512;
 /// Runs all kernels.
 pub fn run(_subject: &Subject, _targets: &mut Targets) -> Outcome {
     attention_table()?;
+    precision_table()?;
     pooling_table()?;
     normalize_table()
 }
@@ -88,20 +90,87 @@ fn attention_table() -> Outcome {
     Ok(())
 }
 
-/// Queries, keys and values of one sequence.
+/// The same attention in fp32 and in bf16, in turns; short sequences fill a batch.
+fn precision_table() -> Outcome {
+    const TOKENS: [usize; 5] = [16, 128, 512, 2048, 8192];
+    const BATCH_TOKENS: usize = 256;
+    let isa = Isa::detect();
+    if !isa.has_bf16() {
+        println!("### Attention in bf16: this processor has no instructions for it\n");
+        return Ok(());
+    }
+    let mut table = Table::new(
+        format!("### Attention in fp32 and in bf16 on {}", isa.name()),
+        &[
+            "heads × size, texts × tokens",
+            "fp32 GFLOP/s",
+            "bf16 GFLOP/s",
+            "bf16 / fp32",
+            "cosine",
+        ],
+    );
+    for (num_heads, head_size) in HEADS {
+        for tokens in TOKENS {
+            let texts = (BATCH_TOKENS / tokens).max(1);
+            let case = AttentionCase::batch(num_heads, head_size, [texts, tokens]);
+            let [exact, rounded] = Precision::ALL.map(|precision| PackedAttention {
+                precision,
+                ..case.args()
+            });
+            let (mut fp32, mut bf16) = (case.out(), case.out());
+            let execution = Execution::sequential(isa);
+            let sides: [Side<'_>; 2] = [
+                Box::new(|| {
+                    runs_per_second(SLICE, || Ok(attention(&exact, execution, &mut fp32)?))
+                }),
+                Box::new(|| {
+                    runs_per_second(SLICE, || Ok(attention(&rounded, execution, &mut bf16)?))
+                }),
+            ];
+            let [slow, fast] = interleave(ROUNDS, sides)?;
+            let gigaflops =
+                |series: &[f64]| format!("{:.1}", median(series) * case.operations() / 1e9);
+            table.row(
+                format!("{num_heads} × {head_size}, {texts} × {tokens}"),
+                [
+                    gigaflops(&slow),
+                    gigaflops(&fast),
+                    format!("{:.2}×", Ratio::of(&fast, &slow).median),
+                    format!("{:.6}", cosine(&fp32, &bf16)),
+                ],
+            );
+        }
+    }
+    table.print();
+    Ok(())
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+        products.sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Queries, keys and values of sequences of one length.
 struct AttentionCase {
     values: [Vec<f32>; 3],
-    cu_seqlens: [i32; 2],
+    cu_seqlens: Vec<i32>, // [texts + 1]
     num_heads: usize,
     head_size: usize,
 }
 
 impl AttentionCase {
     fn new(num_heads: usize, head_size: usize, tokens: usize) -> Self {
-        let values = [1, 2, 3].map(|seed| numbers(seed, tokens * num_heads * head_size));
+        Self::batch(num_heads, head_size, [1, tokens])
+    }
+
+    fn batch(num_heads: usize, head_size: usize, [texts, tokens]: [usize; 2]) -> Self {
+        let count = texts * tokens * num_heads * head_size;
         Self {
-            values,
-            cu_seqlens: [0, tokens as i32],
+            values: [1, 2, 3].map(|seed| numbers(seed, count)),
+            cu_seqlens: (0..=texts).map(|at| (at * tokens) as i32).collect(),
             num_heads,
             head_size,
         }
@@ -121,6 +190,7 @@ impl AttentionCase {
             scale: 1.0 / (self.head_size as f32).sqrt(),
             mask: Mask::default(),
             bias: Bias::default(),
+            precision: Precision::Fp32,
         }
     }
 
@@ -131,7 +201,8 @@ impl AttentionCase {
     /// Both matrix products; the softmax between them is not counted.
     fn operations(&self) -> f64 {
         let tokens = f64::from(self.cu_seqlens[1]);
-        4.0 * tokens * tokens * (self.num_heads * self.head_size) as f64
+        let texts = (self.cu_seqlens.len() - 1) as f64;
+        4.0 * texts * tokens * tokens * (self.num_heads * self.head_size) as f64
     }
 }
 

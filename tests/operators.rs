@@ -5,7 +5,7 @@ use ort::value::TensorRef;
 use retort_kernels::attention::attention_plain;
 use retort_kernels::operator::operator_domain;
 use retort_kernels::pooling::pool_plain;
-use retort_kernels::{Bias, Mask, PackedAttention, PackedHidden, Pooling, Strided};
+use retort_kernels::{Bias, Mask, PackedAttention, PackedHidden, Pooling, Precision, Strided};
 
 use crate::support;
 
@@ -65,6 +65,7 @@ fn the_graph_computes_the_definition_on_any_number_of_threads() {
         scale: 0.25,
         mask: Mask::default(),
         bias: Bias::default(),
+        precision: Precision::Fp32,
     };
     let mut attended = vec![0.0; tokens * width];
     attention_plain(&args, &mut attended).unwrap();

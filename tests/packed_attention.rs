@@ -4,7 +4,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use retort_kernels::attention::attention_plain;
 use retort_kernels::operator::{DOMAIN, operator_domain};
-use retort_kernels::{Bias, Direction, Mask, PackedAttention, Strided};
+use retort_kernels::{Bias, Direction, Isa, Mask, PackedAttention, Precision, Strided};
 
 use crate::support;
 
@@ -95,6 +95,7 @@ enum Value {
     Int(i64),
     Float(f32),
     Floats(Vec<f32>),
+    Text(&'static str),
 }
 
 impl Value {
@@ -112,6 +113,7 @@ impl Value {
                 let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
                 [bytes(7, &values), number(20, 6)].concat()
             }
+            Self::Text(text) => [bytes(4, text.as_bytes()), number(20, 3)].concat(),
         }
     }
 }
@@ -153,7 +155,7 @@ fn run(session: &mut Session, shapes: &[[usize; 2]]) -> ort::Result<Vec<f32>> {
 /// Which features a node has: whether it has each.
 type Features = [bool; 4];
 
-fn check([causal, window, alibi, table]: Features, kv_num_heads: usize) {
+fn check([causal, window, alibi, table]: Features, kv_num_heads: usize, asked: Option<Precision>) {
     let (width, kv_width) = (NUM_HEADS * HEAD_SIZE, kv_num_heads * HEAD_SIZE);
     let mut attributes = vec![("num_heads", Value::Int(NUM_HEADS as i64))];
     if kv_num_heads != NUM_HEADS {
@@ -164,6 +166,10 @@ fn check([causal, window, alibi, table]: Features, kv_num_heads: usize) {
     if alibi {
         attributes.push(("alibi_slopes", Value::Floats(SLOPES.to_vec())));
     }
+    if let Some(precision) = asked {
+        attributes.push(("precision", Value::Text(precision.name())));
+    }
+    let precision = asked.unwrap_or_default().on(Isa::detect());
     let mut shapes = vec![[TOKENS, width], [TOKENS, kv_width], [TOKENS, kv_width]];
     let input = match (table, causal) {
         (true, _) => TableInput::Connected,
@@ -199,12 +205,18 @@ fn check([causal, window, alibi, table]: Features, kv_num_heads: usize) {
             alibi_slopes: alibi.then_some(&SLOPES),
             distances: table.then_some(&distances),
         },
+        precision,
     };
     let mut expected = vec![0.0; TOKENS * width];
     attention_plain(&args, &mut expected).unwrap();
     assert_eq!(found.len(), expected.len());
+    let tolerance = match precision {
+        Precision::Fp32 => 2e-6,
+        // A rounding of a weight may go the other way.
+        Precision::Bf16 => 1.0 / 128.0,
+    };
     for (found, expected) in found.iter().zip(&expected) {
-        assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+        assert!((found - expected).abs() < tolerance, "{found} {expected}");
     }
 }
 
@@ -212,7 +224,10 @@ fn check([causal, window, alibi, table]: Features, kv_num_heads: usize) {
 fn all_combinations_of_attributes_compute_the_definition() {
     for kv_num_heads in [NUM_HEADS, KV_NUM_HEADS] {
         for bits in 0..16u8 {
-            check([1, 2, 4, 8].map(|bit| bits & bit != 0), kv_num_heads);
+            let features = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+            for precision in [None, Some(Precision::Fp32), Some(Precision::Bf16)] {
+                check(features, kv_num_heads, precision);
+            }
         }
     }
 }
@@ -300,6 +315,11 @@ fn bad_attributes_stop_the_session_from_being_built() {
             "alibi_slopes",
             Value::Floats(vec![0.5, 0.5, 0.5, f32::INFINITY]),
             "`alibi_slopes` holds `inf`; biases must be finite numbers",
+        ),
+        (
+            "precision",
+            Value::Text("fp16"),
+            "unknown precision `fp16`; use one of `fp32`, `bf16`",
         ),
     ] {
         let mut attributes = vec![("num_heads", Value::Int(4))];

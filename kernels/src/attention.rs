@@ -4,8 +4,11 @@
 
 mod bias;
 mod block;
+mod layout;
 mod mask;
+mod operands;
 mod plain;
+mod precision;
 mod product;
 mod schedule;
 mod scratch;
@@ -19,8 +22,10 @@ mod x86;
 pub use self::bias::Bias;
 pub use self::mask::{Direction, Mask};
 pub use self::plain::attention_plain;
+pub use self::precision::Precision;
 
 use self::block::{Block, attend};
+use self::operands::Fp32;
 use self::schedule::{Piece, Schedule};
 use self::scratch::Scratch;
 use crate::dispatch::Level;
@@ -55,6 +60,9 @@ pub struct PackedAttention<'a> {
     pub mask: Mask,
     /// What is added to the scaled scores.
     pub bias: Bias<'a>,
+    /// The arithmetic of the products, if the processor has instructions for it:
+    /// [`Precision::on`] says which one runs.
+    pub precision: Precision,
 }
 
 impl<'a> PackedAttention<'a> {
@@ -123,6 +131,10 @@ impl<'a> PackedAttention<'a> {
 /// the sequence while scores stay between -16 and 16; beyond, the rounding of the scores
 /// themselves, 6e-8 of the largest, adds to it.
 ///
+/// In bf16 it agrees, where no rounding of a weight is decided by the last bits of its score, to
+/// the same; each weight that is may differ by 2^-7 of itself, so that all together make less
+/// than 2^-7 of the largest value.
+///
 /// A sequence gives the same bits alone and in any batch, on any number of threads. Keys that
 /// the mask hides from all rows of a block are neither read nor multiplied, so a window costs
 /// `O(tokens * window)`. The working memory per thread is that of a block of at most 192 query
@@ -138,13 +150,15 @@ pub fn attention(
     let cu_seqlens = args.check(out.len())?;
     let schedule = Schedule::new(cu_seqlens, args.mask, [args.num_heads, args.head_size]);
     let shared = SharedOutput::new(out);
+    let precision = args.precision.on(execution.isa);
     execution.parallel.run(schedule.tasks.len(), &|task| {
         Scratch::with(|scratch| {
             for piece in &schedule.pieces[schedule.tasks[task].clone()] {
                 // SAFETY: `check` made sure that the output has a row of `width` values per
                 // token; no two pieces share rows of a head.
                 let block = unsafe { block(args, cu_seqlens, piece, shared) };
-                run(&block, scratch, execution.isa.0);
+                let precision = precision.for_length(block.length);
+                run(&block, scratch, (execution.isa.0, precision));
             }
         });
     })
@@ -189,42 +203,55 @@ unsafe fn block<'a>(
 }
 
 /// Computes a block with the given instructions.
-fn run(block: &Block<'_>, scratch: &mut Scratch, level: Level) {
+fn run(block: &Block<'_>, scratch: &mut Scratch, path: (Level, Precision)) {
     match block.has_features() {
-        true => run_as::<true>(block, scratch, level),
-        false => run_as::<false>(block, scratch, level),
+        true => run_as::<true>(block, scratch, path),
+        false => run_as::<false>(block, scratch, path),
     }
 }
 
 /// Computes a block whose features, if it has any, are among `FEATURES`.
-fn run_as<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch, level: Level) {
-    // SAFETY: a `Level` exists only when the processor has its instructions, and `block` made
-    // the pointers from checked rows.
+fn run_as<const FEATURES: bool>(
+    block: &Block<'_>,
+    scratch: &mut Scratch,
+    path: (Level, Precision),
+) {
+    // SAFETY: a `Level` exists only when the processor has its instructions, `Precision::on`
+    // leaves bf16 only where it has those for it, and `block` made the pointers from checked rows.
     unsafe {
-        match level {
+        match path {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => attend_avx512::<FEATURES>(block, scratch),
+            (Level::Avx512, Precision::Bf16) => attend_avx512_bf16::<FEATURES>(block, scratch),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => attend_avx2::<FEATURES>(block, scratch),
+            (Level::Avx512, Precision::Fp32) => attend_avx512::<FEATURES>(block, scratch),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, _) => attend_avx2::<FEATURES>(block, scratch),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => attend::<neon::Neon, FEATURES>(block, scratch),
-            Level::Portable => attend::<simd::Portable, FEATURES>(block, scratch),
+            (Level::Neon, _) => attend::<neon::Neon, Fp32, FEATURES>(block, scratch),
+            (Level::Portable, _) => attend::<simd::Portable, Fp32, FEATURES>(block, scratch),
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn attend_avx512_bf16<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
+    // SAFETY: the caller's promise, and the features are enabled here.
+    unsafe { attend::<x86::Avx512, x86::Bf16, FEATURES>(block, scratch) }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn attend_avx512<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
-    // SAFETY: the caller's promise, and the features are enabled here.
-    unsafe { attend::<x86::Avx512, FEATURES>(block, scratch) }
+    // SAFETY: as above.
+    unsafe { attend::<x86::Avx512, Fp32, FEATURES>(block, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn attend_avx2<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
-    unsafe { attend::<x86::Avx2, FEATURES>(block, scratch) }
+    unsafe { attend::<x86::Avx2, Fp32, FEATURES>(block, scratch) }
 }
 
 #[cfg(test)]

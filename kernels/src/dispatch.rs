@@ -5,7 +5,14 @@ use crate::{Parallel, Sequential};
 /// An instruction set this processor has. Values exist only for those it has, so a kernel that
 /// is handed one may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Isa(pub(crate) Level);
+pub struct Isa(pub(crate) Level, Extensions);
+
+/// Instructions of this processor that its level does not promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Extensions {
+    /// AVX512_BF16, with the BW, DQ and VL parts of AVX-512 that come with it.
+    bf16: bool,
+}
 
 /// The code paths that exist on this architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +32,7 @@ pub(crate) enum Level {
 
 impl Isa {
     /// The path that runs on every processor.
-    pub const PORTABLE: Self = Self(Level::Portable);
+    pub const PORTABLE: Self = Self(Level::Portable, Extensions { bf16: false });
 
     /// The best path of this processor.
     pub fn detect() -> Self {
@@ -39,16 +46,25 @@ impl Isa {
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
         {
             if std::arch::is_x86_feature_detected!("avx512f") {
-                levels.push(Self(Level::Avx512));
+                let bf16 = std::arch::is_x86_feature_detected!("avx512bf16")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl");
+                levels.push(Self(Level::Avx512, Extensions { bf16 }));
             }
-            levels.push(Self(Level::Avx2));
+            levels.push(Self(Level::Avx2, Extensions::default()));
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            levels.push(Self(Level::Neon));
+            levels.push(Self(Level::Neon, Extensions::default()));
         }
         levels.push(Self::PORTABLE);
         levels
+    }
+
+    /// Whether a kernel may multiply pairs of bf16 and sum them in fp32 (VDPBF16PS).
+    pub fn has_bf16(self) -> bool {
+        self.1.bf16
     }
 
     /// The name shown to people: `avx512`, `avx2`, `neon` or `portable`.

@@ -17,7 +17,7 @@ mod error;
 mod packed;
 mod parallel;
 
-pub use attention::{Bias, Direction, Mask, PackedAttention};
+pub use attention::{Bias, Direction, Mask, PackedAttention, Precision};
 pub use dispatch::{Execution, Isa};
 pub use error::{KernelError, RowFault};
 pub use packed::{CuSeqlens, PackedHidden, Strided};

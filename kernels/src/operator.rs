@@ -5,7 +5,8 @@
 //!   int32, and `[num_heads, 2 * D + 1]` floats whose column `D + clamp(j - i, -D, D)` is added
 //!   to the score of query `i` and key `j`. Attributes: `num_heads`; `kv_num_heads`, by default
 //!   the same; `scale`, by default `1 / sqrt(d)`; `causal`, `0` or `1`; `window`, the tokens seen
-//!   to either side, by default `-1`: all; `alibi_slopes`, one float per head.
+//!   to either side, by default `-1`: all; `alibi_slopes`, one float per head; `precision`, by
+//!   default `fp32`, a name of [`Precision`].
 //! - `PackedPooling(hidden, cu_seqlens) -> [B, H]`: `[T, H]` floats and `[B + 1]` int32;
 //!   attribute `pooling`, a name of [`Pooling`].
 //!
@@ -15,7 +16,7 @@ use crate::attention::attention;
 use crate::pooling::pool;
 use crate::{
     Bias, Direction, Execution, Isa, KernelError, Mask, PackedAttention, PackedHidden, Parallel,
-    Pooling, Sequential, Strided,
+    Pooling, Precision, Sequential, Strided,
 };
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
@@ -42,6 +43,7 @@ struct AttentionKernel {
     scale: Option<f32>,
     mask: Mask,
     alibi_slopes: Option<Vec<f32>>, // [num_heads]
+    precision: Precision,
     isa: Isa,
 }
 
@@ -97,6 +99,7 @@ impl Operator for AttentionOperator {
             scale,
             mask: mask(kernel)?,
             alibi_slopes,
+            precision: precision(kernel)?,
             isa: Isa::detect(),
         })
     }
@@ -144,6 +147,16 @@ fn mask(kernel: &KernelContext<'_>) -> ort::Result<Mask> {
     Ok(Mask { direction, window })
 }
 
+/// The attribute `precision`.
+fn precision(kernel: &KernelContext<'_>) -> ort::Result<Precision> {
+    let Some(name) = kernel.get::<String>("precision") else {
+        return Ok(Precision::default());
+    };
+    let known = Precision::ALL.map(Precision::name).join("`, `");
+    Precision::named(&name)
+        .ok_or_else(|| refuse(format!("unknown precision `{name}`; use one of `{known}`")))
+}
+
 impl Kernel for AttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = [(0, "query"), (1, "key"), (2, "value"), (3, "cu_seqlens")];
@@ -172,6 +185,7 @@ impl Kernel for AttentionKernel {
                 alibi_slopes: self.alibi_slopes.as_deref(),
                 distances,
             },
+            precision: self.precision,
         };
         let mut out = output(context, query_shape)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;

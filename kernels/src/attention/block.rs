@@ -6,10 +6,12 @@
 //! the arithmetic of a row is the same in every tile, and without a mask in every block.
 
 use super::bias::HeadBias;
+use super::layout::{load_queries, pack_values, row_words, spare_words, transpose_keys};
 use super::mask::Mask;
-use super::product::{Matrix, MatrixMut, multiply, panels};
+use super::operands::Operands;
+use super::product::{Matrix, MatrixMut, Onto, multiply, panels};
 use super::scratch::Scratch;
-use super::simd::{Rows, Simd};
+use super::simd::Simd;
 use std::ops::Range;
 
 /// Most query rows of one block.
@@ -23,7 +25,7 @@ const CHUNK_KEYS: usize = 256;
 // a chunk hides all its keys from it.
 const _: () = assert!(BLOCK_ROWS <= CHUNK_KEYS);
 
-/// Keys whose values are multiplied at a time, few enough that they stay in the first cache.
+/// Words of values that are multiplied at a time, few enough that they stay in the first cache.
 const DEPTH: usize = 64;
 
 /// Query rows of one head, all keys and values of their sequence, and where the rows go.
@@ -65,14 +67,14 @@ impl Block<'_> {
     }
 }
 
-/// Computes a block. Inlined into two functions per instruction set, so that blocks without
-/// `FEATURES`, most of them, run code that knows no mask and no bias.
+/// Computes a block. Inlined into two functions per instruction set and precision, so that
+/// blocks without `FEATURES`, most of them, run code that knows no mask and no bias.
 ///
 /// # Safety
-/// The processor has `S`, and the pointers of `block` are valid for what its fields say; nobody
-/// else uses the output rows. `FEATURES` is true where the block has one.
+/// The processor has `S` and `P`, and the pointers of `block` are valid for what its fields say;
+/// nobody else uses the output rows. `FEATURES` is true where the block has one.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd, const FEATURES: bool>(
+pub(super) unsafe fn attend<S: Simd, P: Operands<S>, const FEATURES: bool>(
     block: &Block<'_>,
     scratch: &mut Scratch,
 ) {
@@ -82,41 +84,58 @@ pub(super) unsafe fn attend<S: Simd, const FEATURES: bool>(
         true => block.mask.keys_of(&block.rows, block.length),
         false => 0..block.length,
     };
-    let chunk = seen.len().min(CHUNK_KEYS).next_multiple_of(S::LANES);
+    let chunk = seen.len().min(CHUNK_KEYS).next_multiple_of(P::STEP);
     let rows = block.rows.len();
     let sizes = [
-        rows * size,
-        chunk * size,
-        chunk * width,
+        spare_words::<S, P>(size),
+        rows * row_words::<S, P>(size),
+        chunk * size.div_ceil(P::GROUP),
+        chunk / P::GROUP * width,
         rows * chunk,
         rows * width,
         rows,
         rows,
         if FEATURES { rows + chunk } else { 0 },
     ];
-    let [queries, keys, values, scores, sums, max, total, biases] = scratch.split(sizes);
+    let [
+        spare,
+        queries,
+        keys,
+        values,
+        scores,
+        sums,
+        max,
+        total,
+        biases,
+    ] = scratch.split(sizes);
     // SAFETY: the buffers have the sizes that the functions ask for, in the order above.
     unsafe {
-        load_queries(block, queries);
-        sums.fill(0.0);
+        load_queries::<S, P>(block, spare, queries);
+        if FEATURES {
+            sums.fill(0.0);
+        }
         max.fill(f32::NEG_INFINITY);
         total.fill(0.0);
         let mut softmax = Softmax { max, total, width };
         for first in seen.clone().step_by(CHUNK_KEYS) {
             let range = first..seen.end.min(first + CHUNK_KEYS);
             let count = range.len();
-            let padded = count.next_multiple_of(S::LANES);
-            transpose_keys::<S>(block, range.clone(), keys);
-            pack_values::<S>(block, range.clone(), values);
-            multiply_keys::<S, FEATURES>(block, &range, (queries, keys), scores);
+            let padded = count.next_multiple_of(P::STEP);
+            transpose_keys::<S, P>(block, range.clone(), (spare, keys));
+            let values = place_values::<S, P>(block, &range, values);
+            multiply_keys::<S, P, FEATURES>(block, &range, (queries, keys), scores);
             if FEATURES && let Some(bias) = &block.bias {
-                add_bias::<S>(block, (bias, &range), biases, scores);
+                add_bias::<S>(block, (bias, &range), (biases, padded), scores);
             }
             if FEATURES && !block.mask.is_open(&range, &block.rows) {
                 hide(block, &range, padded, scores);
             }
-            softmax.update::<S>(scores, (count, padded), sums);
-            multiply_values::<S, FEATURES>(block, &range, (scores, values), sums);
+            softmax.update::<S, P>(scores, (count, padded), sums);
+            let onto = match FEATURES || first > seen.start {
+                true => Onto::Sums,
+                false => Onto::Nothing,
+            };
+            multiply_values::<S, P, FEATURES>(block, &range, (scores, values), (sums, onto));
         }
         store_output::<S>(block, sums, softmax.total);
     }
@@ -124,67 +143,116 @@ pub(super) unsafe fn attend<S: Simd, const FEATURES: bool>(
 
 /// The products of queries and keys. Panels of keys are multiplied with the rows that see one of
 /// them; other scores are left as they are.
-/// // queries: [rows, head_size], keys: per panel [head_size, panel], scores: [rows, padded]
+/// // queries: [rows, row_words], keys: per panel [head_size / GROUP, panel],
+/// // scores: [rows, padded]
 #[inline(always)]
-unsafe fn multiply_keys<S: Simd, const FEATURES: bool>(
+unsafe fn multiply_keys<S: Simd, P: Operands<S>, const FEATURES: bool>(
     block: &Block<'_>,
     range: &Range<usize>,
     (queries, keys): (&[f32], &[f32]),
     scores: &mut [f32],
 ) {
-    let size = block.head_size;
-    let padded = range.len().next_multiple_of(S::LANES);
-    for panel in panels::<S>(padded) {
+    let (words, stride) = (
+        block.head_size.div_ceil(P::GROUP),
+        row_words::<S, P>(block.head_size),
+    );
+    let padded = range.len().next_multiple_of(P::STEP);
+    for panel in panels::<S>(range.len().next_multiple_of(S::LANES)) {
         let rows = block.rows_of::<FEATURES>(
             &(range.start + panel.start..range.end.min(range.start + panel.end)),
         );
         // SAFETY: the rows are the block's and the panel begins before the last key.
         unsafe {
             let a = Matrix {
-                at: queries.as_ptr().add(rows.start * size),
-                stride: size,
+                at: queries.as_ptr().add(rows.start * stride),
+                stride,
             };
-            let b = keys.as_ptr().add(panel.start * size);
+            let b = Matrix {
+                at: keys.as_ptr().add(panel.start * words),
+                stride: panel.len(),
+            };
             let c = MatrixMut {
                 at: scores.as_mut_ptr().add(rows.start * padded + panel.start),
                 stride: padded,
             };
-            multiply::<S, false>((a, b, c), (rows.len(), size, panel.len()));
+            let sizes = (rows.len(), words, panel.len());
+            multiply::<S, P>((a, b, c), sizes, Onto::Nothing);
         }
     }
 }
 
-/// Adds the products of weights and values to the sums, for the rows that see one of the keys;
-/// the other rows have the weight zero.
-/// // scores: [rows, padded], values: per panel [keys, panel], sums: [rows, width]
+/// Where values are read.
+#[derive(Clone, Copy)]
+enum ValuesOf<'a> {
+    /// Where the caller has them.
+    Block,
+    /// As `pack_values` laid them out.
+    Scratch(&'a [f32]),
+}
+
+/// Leaves values where they are if they can be multiplied there: rounded ones need a place of
+/// their own, and a part of a register cannot be loaded.
 #[inline(always)]
-unsafe fn multiply_values<S: Simd, const FEATURES: bool>(
+unsafe fn place_values<'s, S: Simd, P: Operands<S>>(
     block: &Block<'_>,
     range: &Range<usize>,
-    (scores, values): (&[f32], &[f32]),
-    sums: &mut [f32],
+    values: &'s mut [f32],
+) -> ValuesOf<'s> {
+    if P::GROUP == 1 && block.head_size.is_multiple_of(S::LANES) {
+        return ValuesOf::Block;
+    }
+    // SAFETY: `range` are keys of the block.
+    unsafe { pack_values::<S, P>(block, range.clone(), values) };
+    ValuesOf::Scratch(values)
+}
+
+/// Adds the products of weights and values to the sums, for the rows that see one of the keys;
+/// the other rows have the weight zero. There is nothing yet to add to unless `onto` says so.
+/// // weights: [rows, padded], values: per panel [keys / GROUP, panel], sums: [rows, width]
+#[inline(always)]
+unsafe fn multiply_values<S: Simd, P: Operands<S>, const FEATURES: bool>(
+    block: &Block<'_>,
+    range: &Range<usize>,
+    (weights, values): (&[f32], ValuesOf<'_>),
+    (sums, onto): (&mut [f32], Onto),
 ) {
-    let count = range.len();
-    let padded = count.next_multiple_of(S::LANES);
+    let groups = range.len().div_ceil(P::GROUP);
+    let padded = range.len().next_multiple_of(P::STEP);
     let width = block.head_size.next_multiple_of(S::LANES);
     for panel in panels::<S>(width) {
-        for depth in (0..count).step_by(DEPTH) {
-            let keys = range.start + depth..range.end.min(range.start + depth + DEPTH);
-            let rows = block.rows_of::<FEATURES>(&keys);
-            // SAFETY: the rows are the block's, the depth is below `count`.
+        for depth in (0..groups).step_by(DEPTH) {
+            let last = groups.min(depth + DEPTH);
+            let rows = block.rows_of::<FEATURES>(
+                &(range.start + depth * P::GROUP..range.end.min(range.start + last * P::GROUP)),
+            );
+            // SAFETY: the rows are the block's, the depth is below `groups`.
             unsafe {
                 let a = Matrix {
-                    at: scores.as_ptr().add(rows.start * padded + depth),
+                    at: weights.as_ptr().add(rows.start * padded + depth),
                     stride: padded,
                 };
-                let b = values
-                    .as_ptr()
-                    .add(panel.start * count + depth * panel.len());
+                let b = match values {
+                    ValuesOf::Block => Matrix {
+                        at: block
+                            .value
+                            .0
+                            .add((range.start + depth) * block.value.1 + panel.start),
+                        stride: block.value.1,
+                    },
+                    ValuesOf::Scratch(values) => Matrix {
+                        at: values
+                            .as_ptr()
+                            .add(panel.start * groups + depth * panel.len()),
+                        stride: panel.len(),
+                    },
+                };
                 let c = MatrixMut {
                     at: sums.as_mut_ptr().add(rows.start * width + panel.start),
                     stride: width,
                 };
-                multiply::<S, true>((a, b, c), (rows.len(), keys.len(), panel.len()));
+                let onto = if depth == 0 { onto } else { Onto::Sums };
+                let sizes = (rows.len(), last - depth, panel.len());
+                multiply::<S, P>((a, b, c), sizes, onto);
             }
         }
     }
@@ -197,10 +265,9 @@ unsafe fn multiply_values<S: Simd, const FEATURES: bool>(
 unsafe fn add_bias<S: Simd>(
     block: &Block<'_>,
     (bias, range): (&HeadBias<'_>, &Range<usize>),
-    biases: &mut [f32],
+    (biases, padded): (&mut [f32], usize),
     scores: &mut [f32],
 ) {
-    let padded = range.len().next_multiple_of(S::LANES);
     let (rows, last_row) = (block.rows.len(), block.rows.end - 1);
     let nearest = range.start as isize - last_row as isize;
     for (distance, value) in (nearest..).zip(&mut biases[..rows + padded - 1]) {
@@ -234,79 +301,6 @@ fn hide(block: &Block<'_>, range: &Range<usize>, padded: usize, scores: &mut [f3
     }
 }
 
-/// Copies the queries together and multiplies them by the scale, and by log2(e) so that the
-/// softmax can take powers of two. // queries: [rows, head_size]
-#[inline(always)]
-unsafe fn load_queries(block: &Block<'_>, queries: &mut [f32]) {
-    let factor = block.scale * std::f32::consts::LOG2_E;
-    for (row, query) in queries.chunks_exact_mut(block.head_size).enumerate() {
-        // SAFETY: the block has as many rows as `queries`.
-        let from = unsafe {
-            std::slice::from_raw_parts(block.query.0.add(row * block.query.1), block.head_size)
-        };
-        for (to, &value) in query.iter_mut().zip(from) {
-            *to = value * factor;
-        }
-    }
-}
-
-/// Transposes keys panel by panel, so that a register holds one column of several keys. Where a
-/// panel is wider than there are keys, the last key is repeated.
-/// // keys: per panel [head_size, panel]
-#[inline(always)]
-unsafe fn transpose_keys<S: Simd>(block: &Block<'_>, range: Range<usize>, keys: &mut [f32]) {
-    let (size, lanes) = (block.head_size, S::LANES);
-    let whole = size / lanes * lanes;
-    for panel in panels::<S>(range.len().next_multiple_of(lanes)) {
-        for key in panel.clone().step_by(lanes) {
-            // SAFETY: the rows are keys of the block, and the panel's part of `keys` begins at
-            // `panel.start * size` and has `size` rows of `panel.len()` values.
-            unsafe {
-                let from = Rows {
-                    first: block.key.0.add((range.start + key) * block.key.1),
-                    stride: block.key.1,
-                    last: range.len() - key - 1,
-                };
-                let to = keys
-                    .as_mut_ptr()
-                    .add(panel.start * size + key - panel.start);
-                for column in (0..whole).step_by(lanes) {
-                    let from = Rows {
-                        first: from.first.add(column),
-                        ..from
-                    };
-                    S::transpose(from, to.add(column * panel.len()), panel.len());
-                }
-                for column in whole..size {
-                    for lane in 0..lanes {
-                        *to.add(column * panel.len() + lane) = *from.row(lane).add(column);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Copies values panel by panel, columns beyond the head filled with zeros.
-/// // values: per panel [keys, panel]
-#[inline(always)]
-unsafe fn pack_values<S: Simd>(block: &Block<'_>, range: Range<usize>, values: &mut [f32]) {
-    let size = block.head_size;
-    for panel in panels::<S>(size.next_multiple_of(S::LANES)) {
-        let count = size.min(panel.end) - panel.start;
-        let part = &mut values[panel.start * range.len()..panel.end * range.len()];
-        for (key, to) in range.clone().zip(part.chunks_exact_mut(panel.len())) {
-            // SAFETY: `key` is one of the block's, `count` of its columns from the panel's first.
-            let from = unsafe {
-                let first = block.value.0.add(key * block.value.1 + panel.start);
-                std::slice::from_raw_parts(first, count)
-            };
-            to[..count].copy_from_slice(from);
-            to[count..].fill(0.0);
-        }
-    }
-}
-
 /// The running maximum and the running total of the weights, per row.
 struct Softmax<'a> {
     max: &'a mut [f32],   // [rows]
@@ -316,18 +310,19 @@ struct Softmax<'a> {
 }
 
 impl Softmax<'_> {
-    /// Turns scores into weights relative to the maximum so far, and scales what was summed
-    /// before to the same maximum. `keys` is how many scores a row has, and how many with the
-    /// padding; the padding gets the weight zero.
+    /// Turns scores into weights relative to the maximum so far, words of `P`, and scales what
+    /// was summed before to the same maximum. `keys` is how many scores a row has, and how many
+    /// with the padding; the padding gets the weight zero. The maximum is rounded up to an
+    /// integer, so that it seldom changes, and that a change scales by a power of two, exactly.
     /// // scores: [rows, padded], sums: [rows, width]
     #[inline(always)]
-    unsafe fn update<S: Simd>(
+    unsafe fn update<S: Simd, P: Operands<S>>(
         &mut self,
         scores: &mut [f32],
-        keys: (usize, usize),
+        (count, padded): (usize, usize),
         sums: &mut [f32],
     ) {
-        let (count, padded) = keys;
+        let computed = count.next_multiple_of(S::LANES);
         for (row, scores) in scores
             .chunks_exact_mut(padded)
             .take(self.max.len())
@@ -338,21 +333,15 @@ impl Softmax<'_> {
             unsafe {
                 let at = scores.as_mut_ptr();
                 let mut largest = S::load(at);
-                for column in (S::LANES..padded).step_by(S::LANES) {
+                for column in (S::LANES..computed).step_by(S::LANES) {
                     largest = S::max(largest, S::load(at.add(column)));
                 }
-                let (before, max) = (self.max[row], self.max[row].max(S::max_lanes(largest)));
+                let before = self.max[row];
+                let max = before.max(S::max_lanes(largest).ceil());
                 self.max[row] = max;
-                let (max_lanes, mut total) = (S::splat(max), S::splat(0.0));
-                for column in (0..padded).step_by(S::LANES) {
-                    let at = at.add(column);
-                    let weight = S::exp2(S::sub(S::load(at), max_lanes));
-                    total = S::add(total, weight);
-                    S::store(at, weight);
-                }
-                let total = S::sum_lanes(total);
+                let total = weigh::<S, P>(at, (computed, padded), max);
                 // Nothing was summed before the first chunk.
-                if before == f32::NEG_INFINITY {
+                if before == f32::NEG_INFINITY || before == max {
                     self.total[row] += total;
                     continue;
                 }
@@ -365,6 +354,35 @@ impl Softmax<'_> {
                 }
             }
         }
+    }
+}
+
+/// Replaces the scores of a row by the words of their weights and returns the sum of the
+/// weights. The scores from `computed` on have the weight zero.
+#[inline(always)]
+unsafe fn weigh<S: Simd, P: Operands<S>>(
+    scores: *mut f32,
+    (computed, padded): (usize, usize),
+    max: f32,
+) -> f32 {
+    // SAFETY: the row has `padded` scores, whole registers of words. A register is stored where
+    // its scores were, or before them.
+    unsafe {
+        let (max, mut total) = (S::splat(max), S::splat(0.0));
+        for first in (0..padded).step_by(P::STEP) {
+            for column in (first..first + P::STEP).step_by(S::LANES) {
+                let at = scores.add(column);
+                let weight = match P::GROUP == 1 || column < computed {
+                    true => S::exp2(S::sub(S::load(at), max)),
+                    false => S::splat(0.0),
+                };
+                S::store(at, weight);
+            }
+            let words = P::along(scores.add(first));
+            total = P::add(total, words);
+            P::store(scores.add(first / P::GROUP), words);
+        }
+        S::sum_lanes(total)
     }
 }
 

@@ -1,5 +1,6 @@
-//! AVX-512 and AVX2 versions of the vector operations.
+//! AVX-512 and AVX2 versions of the vector operations, and bf16 on AVX-512.
 
+use super::operands::Operands;
 use super::simd::{Rows, Simd, operations};
 use std::arch::x86_64::*;
 
@@ -78,6 +79,55 @@ impl Simd for Avx512 {
                 );
             }
         }
+    }
+}
+
+/// Pairs of bf16, multiplied by AVX512_BF16; needs AVX-512BW too. Its instructions take subnormal
+/// numbers for zero.
+pub(super) struct Bf16;
+
+/// The first values of two rows, the second ones, and so on.
+const INTERLEAVE: [u16; 32] = {
+    let mut places = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        places[at] = (at / 2 + at % 2 * 16) as u16;
+        at += 1;
+    }
+    places
+};
+
+impl Operands<Avx512> for Bf16 {
+    type Words = __m512bh;
+    const GROUP: usize = 2;
+
+    operations! {
+        load(from: *const f32) -> __m512bh {
+            std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast()))
+        }
+        store(to: *mut f32, words: __m512bh) -> () {
+            _mm512_storeu_si512(to.cast(), std::mem::transmute::<__m512bh, __m512i>(words))
+        }
+        splat(from: *const f32) -> __m512bh {
+            std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*from.cast::<i32>()))
+        }
+        along(from: *const f32) -> __m512bh {
+            _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(16)), _mm512_loadu_ps(from))
+        }
+        across(from: *const f32, stride: usize) -> __m512bh { {
+            let (first, second) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(stride)));
+            let rows = _mm512_cvtne2ps_pbh(second, first);
+            let rows = std::mem::transmute::<__m512bh, __m512i>(rows);
+            let places = _mm512_loadu_si512(INTERLEAVE.as_ptr().cast());
+            let words = _mm512_permutexvar_epi16(places, rows);
+            std::mem::transmute::<__m512i, __m512bh>(words)
+        } }
+        mul_add(a: __m512bh, b: __m512bh, sum: __m512) -> __m512 { _mm512_dpbf16_ps(sum, a, b) }
+        add(sum: __m512, words: __m512bh) -> __m512 { {
+            // Two times 1.
+            let ones = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(0x3f80_3f80));
+            _mm512_dpbf16_ps(sum, words, ones)
+        } }
     }
 }
 

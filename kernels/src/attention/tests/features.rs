@@ -80,11 +80,13 @@ proptest! {
         let mut case = Case::grouped(&lengths, heads, seed);
         features.add_to(&mut case);
         assert_is_the_definition(&case);
-        for isa in Isa::available() {
-            let alone: Vec<f32> = (0..lengths.len())
-                .flat_map(|sequence| case.alone(sequence).fast(isa))
-                .collect();
-            prop_assert_eq!(case.fast(isa), alone);
+        for case in case.precisions() {
+            for isa in paths(case.precision) {
+                let alone: Vec<f32> = (0..lengths.len())
+                    .flat_map(|sequence| case.alone(sequence).fast(isa))
+                    .collect();
+                prop_assert_eq!(case.fast(isa), alone);
+            }
         }
     }
 }
@@ -195,23 +197,26 @@ fn grouped_heads_are_repeated_keys_and_values() {
             to[(heads + head) * size..][..size].copy_from_slice(from);
         }
     }
-    assert_eq!(grouped.plain(), repeated.plain());
-    for isa in Isa::available() {
-        assert_eq!(grouped.fast(isa), repeated.fast(isa));
+    for (grouped, repeated) in grouped.precisions().iter().zip(repeated.precisions()) {
+        assert_eq!(grouped.plain(), repeated.plain());
+        for isa in paths(grouped.precision) {
+            assert_eq!(grouped.fast(isa), repeated.fast(isa));
+        }
     }
 }
 
 #[test]
 fn what_shows_everything_changes_no_bit() {
-    let open = Case::new(&[1, 300, 65], 2, 64, 8);
-    let mut wide = open.clone();
-    wide.mask.window = Some(usize::MAX);
-    let mut flat = open.clone();
-    flat.alibi_slopes = Some(vec![0.0; 2]);
-    flat.distances = Some(vec![0.0; 2 * 7]);
-    for isa in Isa::available() {
-        assert_eq!(open.fast(isa), wide.fast(isa));
-        assert_eq!(open.fast(isa), flat.fast(isa));
+    for open in Case::new(&[1, 300, 65], 2, 64, 8).precisions() {
+        let mut wide = open.clone();
+        wide.mask.window = Some(usize::MAX);
+        let mut flat = open.clone();
+        flat.alibi_slopes = Some(vec![0.0; 2]);
+        flat.distances = Some(vec![0.0; 2 * 7]);
+        for isa in paths(open.precision) {
+            assert_eq!(open.fast(isa), wide.fast(isa));
+            assert_eq!(open.fast(isa), flat.fast(isa));
+        }
     }
 }
 
@@ -222,16 +227,17 @@ fn hidden_tokens_change_nothing() {
         direction: Direction::Causal,
         window: Some(40),
     };
-    for isa in Isa::available() {
-        let before = case.fast(isa);
+    for case in case.precisions() {
         let mut changed = case.clone();
         for value in &mut changed.qkv[300 * 96..301 * 96] {
             *value = -*value * 3.0;
         }
-        let after = changed.fast(isa);
-        for row in 0..600 {
-            let same = before[row * 32..][..32] == after[row * 32..][..32];
-            assert_eq!(same, !(300..=340).contains(&row), "{} {row}", isa.name());
+        for isa in paths(case.precision) {
+            let (before, after) = (case.fast(isa), changed.fast(isa));
+            for row in 0..600 {
+                let same = before[row * 32..][..32] == after[row * 32..][..32];
+                assert_eq!(same, !(300..=340).contains(&row), "{} {row}", isa.name());
+            }
         }
     }
 }
@@ -243,16 +249,17 @@ fn nan_is_seen_by_all_who_see_it_and_never_leaves_its_sequence() {
             let mut case = Case::new(&[20, 300, 20], 1, 32, 4);
             features.add_to(&mut case);
             case.qkv[150 * 96 + part * 32] = f32::NAN;
-            for isa in Isa::available() {
-                let (plain, fast) = (case.plain(), case.fast(isa));
-                for (row, (plain, fast)) in plain.chunks(32).zip(fast.chunks(32)).enumerate() {
-                    let hidden = plain
-                        .iter()
-                        .zip(fast)
-                        .any(|(plain, fast)| plain.is_nan() && !fast.is_nan());
-                    assert!(!hidden, "{} {features:?} part {part} row {row}", isa.name());
-                    let inside = (20..320).contains(&row);
-                    assert!(inside || fast.iter().all(|value| value.is_finite()));
+            for case in case.precisions() {
+                let plain = case.plain();
+                for isa in paths(case.precision) {
+                    let fast = case.fast(isa);
+                    for (row, (plain, fast)) in plain.chunks(32).zip(fast.chunks(32)).enumerate() {
+                        let mut pairs = plain.iter().zip(fast);
+                        let hidden = pairs.any(|(plain, fast)| plain.is_nan() && !fast.is_nan());
+                        assert!(!hidden, "{} {features:?} part {part} row {row}", isa.name());
+                        let inside = (20..320).contains(&row);
+                        assert!(inside || fast.iter().all(|value| value.is_finite()));
+                    }
                 }
             }
         }
@@ -304,8 +311,10 @@ fn working_memory_does_not_grow_with_the_length() {
         for features in combinations(64, 128) {
             let mut case = Case::new(&[length], 1, 64, 6);
             features.add_to(&mut case);
-            let out = case.fast(Isa::detect());
-            assert!(out.iter().all(|value| value.is_finite()));
+            for case in case.precisions() {
+                let out = case.fast(Isa::detect());
+                assert!(out.iter().all(|value| value.is_finite()));
+            }
         }
         bytes.push(Scratch::with(|scratch| scratch.bytes()));
     }
