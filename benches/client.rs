@@ -212,6 +212,28 @@ async fn exchange(
     }
 }
 
+/// Sends a request and reads its answer to the end: head and body.
+pub async fn exchange_whole(stream: &tokio::net::TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
+    let mut sent = 0;
+    while sent < request.len() {
+        stream.writable().await?;
+        sent += or_later(stream.try_write(&request[sent..]))?;
+    }
+    let mut bytes = Vec::with_capacity(16 * 1024);
+    loop {
+        stream.readable().await?;
+        match stream.try_read_buf(&mut bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            result => or_later(result)?,
+        };
+        if let Some(head) = Head::parse(&bytes)?
+            && bytes.len() >= head.end + head.body
+        {
+            return Ok(bytes);
+        }
+    }
+}
+
 /// A socket that is not ready after all has moved no bytes.
 fn or_later(moved: io::Result<usize>) -> io::Result<usize> {
     match moved {
@@ -221,17 +243,18 @@ fn or_later(moved: io::Result<usize>) -> io::Result<usize> {
 }
 
 /// The part of an answer before its body.
-struct Head {
-    status: u16,
+pub struct Head {
+    /// The HTTP status.
+    pub status: u16,
     /// Where the body starts.
-    end: usize,
+    pub end: usize,
     /// Bytes of the body.
-    body: usize,
+    pub body: usize,
 }
 
 impl Head {
     /// Reads a head, or nothing while it is incomplete.
-    fn parse(bytes: &[u8]) -> io::Result<Option<Self>> {
+    pub fn parse(bytes: &[u8]) -> io::Result<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
             return Ok(None);
         };

@@ -7,6 +7,7 @@ mod kernels;
 mod matmul;
 mod measure;
 mod memory;
+mod open_loop;
 mod peers;
 mod rotary;
 mod server;
@@ -60,6 +61,11 @@ const SECTIONS: &[Section] = &[
         name: "concurrency",
         always: true,
         run: service::concurrency::run,
+    },
+    Section {
+        name: "overload",
+        always: true,
+        run: service::overload::run,
     },
     Section {
         name: "full-size",

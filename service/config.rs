@@ -77,6 +77,12 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     /// When a request is given up.
     pub request_timeout: Duration,
+    /// How long a connection may be without a request.
+    pub idle_timeout: Duration,
+    /// How long a caller may stand still within a request or its answer.
+    pub stall_timeout: Duration,
+    /// Connections at the same time.
+    pub max_connections: usize,
     /// How long requests may take to finish on shutdown.
     pub drain_timeout: Duration,
     /// Filter directives for the log.

@@ -122,6 +122,15 @@ pub enum Error {
         /// What is wrong with it.
         fault: String,
     },
+    /// The body stopped on its way, or came too slowly.
+    #[error(
+        "the request body did not come: it stopped, or was not complete, for {} s",
+        after.as_secs_f32()
+    )]
+    SlowBody {
+        /// How long it may take.
+        after: Duration,
+    },
     /// The request took longer than its deadline.
     #[error("the request was not finished within {} s", after.as_secs_f32())]
     Timeout {
@@ -194,6 +203,7 @@ impl Error {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::NotReady(_) | Self::InsufficientMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -217,6 +227,7 @@ impl Error {
             Self::TooLarge { .. } => "request_too_large",
             Self::Overloaded { .. } => "rate_limit_exceeded",
             Self::BadOutput { .. } => "bad_output",
+            Self::SlowBody { .. } => "request_timeout",
             Self::Timeout { .. } => "timeout",
             Self::NotReady(_) => "not_ready",
             Self::NotImplemented(_) => "not_implemented",
@@ -239,6 +250,7 @@ impl Error {
             | Self::MethodNotAllowed { .. }
             | Self::TooLarge { .. }
             | Self::Overloaded { .. }
+            | Self::SlowBody { .. }
             | Self::Timeout { .. }
             | Self::NotReady(_)
             | Self::InsufficientMemory(_)

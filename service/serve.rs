@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
 use retort_models::Runtime;
 
 pub use crate::fleet::StartError;
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState},
     config::{Config, Secret},
+    connections::{self, ConnectionLimits},
     engine::{Engine, EngineLimits, encode::UntrainedDimensions},
     fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
     lifetime::Lifetime,
@@ -150,9 +150,7 @@ impl Door {
             settings: Arc::new(api_settings(config, self.address, &core.runtime)),
             telemetry: core.telemetry.clone(),
         };
-        // Answers are written in one piece; waiting for more would only delay them.
-        let listener = tokio::net::TcpListener::from_std(self.listener)?
-            .tap_io(|stream| drop(stream.set_nodelay(true)));
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let (draining, drained) = tokio::sync::oneshot::channel();
         let engine = core.engine.clone();
         let stop = async move {
@@ -165,9 +163,10 @@ impl Door {
             // The receiver is gone only when the server already is.
             let _ = draining.send(());
         };
-        let server = axum::serve(listener, api::router(state)).with_graceful_shutdown(stop);
+        let (limits, telemetry) = (connection_limits(config), core.telemetry.clone());
+        let served = connections::serve(listener, api::router(state), limits, telemetry, stop);
         tokio::select! {
-            result = async { server.await } => result,
+            () = served => Ok(()),
             () = out_of_patience(drained, config.server.drain_timeout) => {
                 tracing::warn!("requests that were still inside after the drain time are cut off");
                 Ok(())
@@ -227,6 +226,16 @@ pub(crate) fn engine_limits(config: &Config) -> EngineLimits {
     }
 }
 
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    let server = &config.server;
+    let limits = ConnectionLimits {
+        max_connections: server.max_connections,
+        idle_timeout: server.idle_timeout,
+        stall_timeout: server.stall_timeout,
+    };
+    limits.within_system()
+}
+
 fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiSettings {
     let server = &config.server;
     let admins = match &server.admin_api_keys[..] {
@@ -240,6 +249,7 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
         max_inputs_per_request: config.limits.max_inputs_per_request,
         token_ids: config.token_ids,
         request_timeout: config.server.request_timeout,
+        stall_timeout: config.server.stall_timeout,
         cors_origins: config.server.cors_origins.clone(),
         metrics_open: config.server.metrics_open,
         address: address.to_string(),

@@ -2,6 +2,7 @@
 //! at a call site. A `model` label is always a served name, never what a caller typed: that keeps
 //! the number of series bounded.
 
+mod connections;
 mod life_cycle;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use connections::OpenConnection;
 pub use life_cycle::LoadOutcome;
 
 /// The counters of one server. Cheap to clone; every clone counts into the same place.
@@ -121,6 +123,7 @@ struct Metrics {
     dropped_jobs: Family<ModelLabel, Counter>,
     overloaded: Family<ModelLabel, Counter>,
     model_info: Family<ModelLabels, Gauge>,
+    connections: connections::Metrics,
     life_cycle: life_cycle::Metrics,
 }
 
@@ -198,6 +201,7 @@ impl Telemetry {
                 Family::default(),
             ),
             model_info: all.add("model_info", "Served models, always 1", Family::default()),
+            connections: connections::Metrics::new(&mut all),
             life_cycle: life_cycle::Metrics::new(&mut all),
             registry: all.0,
         }))

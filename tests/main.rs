@@ -1,6 +1,7 @@
 //! The one integration-test binary: numerics, the service over HTTP, the program itself, the rules
 //! of the house. What needs ONNX Runtime or MiniLM fetches them as the service does.
 
+mod bad_clients;
 mod checkpoints;
 mod evaluation;
 mod fleet;
@@ -9,7 +10,9 @@ mod http;
 mod memory;
 mod numerics;
 mod official_clients;
+mod openapi_conformance;
 mod operators;
+mod overload;
 mod packed_attention;
 mod program;
 mod rerank;

@@ -62,7 +62,8 @@ pub fn environment(name: &str, installs: &[&[&str]]) -> PathBuf {
     python
 }
 
-fn run(command: &mut Command) -> String {
+/// What a command prints; it must succeed.
+pub fn run(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));

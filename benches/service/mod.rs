@@ -2,6 +2,7 @@
 
 pub mod concurrency;
 pub mod latency;
+pub mod overload;
 pub mod throughput;
 
 use serde_json::Value;

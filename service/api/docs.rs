@@ -16,10 +16,11 @@ use utoipa::{
     ToSchema,
     openapi::{
         Components, ComponentsBuilder, Content, HttpMethod, InfoBuilder, OpenApi, OpenApiBuilder,
-        PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, ResponsesBuilder,
+        PathItem, PathsBuilder, Ref, RefOr, Required, Response as Described, ResponseBuilder,
+        ResponsesBuilder,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
-        schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type},
+        schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type},
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
@@ -31,11 +32,12 @@ use super::{
     ROUTES, Route,
     access::Access,
     classify::{ClassifyAnswer, ClassifyBody},
-    errors::ErrorBody,
+    errors::{ErrorBody, NumberedError, OllamaError, TeiError},
     health::{Alive, Health, Readiness, Version},
+    infinity::InfinityLabels,
     models::{ModelList, ModelRecord},
     openai::{EmbeddingsAnswer, EmbeddingsBody},
-    rerank::{RerankAnswer, RerankBody},
+    rerank::{RerankAnswer, RerankBody, TeiRank},
     score::{ScoreAnswer, ScoreBody},
     xinference,
 };
@@ -118,6 +120,10 @@ fn operation(route: &Route, path: &str) -> Operation {
     if path != route.paths[0] {
         operation.description = Some(format!("The same as `{}`.", documented(route.paths[0])));
     }
+    operation
+        .responses
+        .responses
+        .insert("default".into(), RefOr::T(failure(route)));
     operation.security = match route.access {
         Access::Open => None,
         Access::Metrics | Access::Inference | Access::Admin => {
@@ -145,6 +151,24 @@ fn operation(route: &Route, path: &str) -> Operation {
     operation
 }
 
+/// What went wrong, in the form of the dialect; the body decides about that on contested paths.
+fn failure(route: &Route) -> Described {
+    let contested = ["rerank", "classify", "tokenize", "invoke"].contains(&route.task);
+    let schema: RefOr<Schema> = if contested {
+        let forms = ["ErrorBody", "TeiError", "OllamaError", "NumberedError"];
+        let all = forms.into_iter().fold(AnyOfBuilder::new(), |all, form| {
+            all.item(Ref::from_schema_name(form))
+        });
+        Schema::AnyOf(all.build()).into()
+    } else {
+        Ref::from_schema_name(route.dialect.schema).into()
+    };
+    ResponseBuilder::new()
+        .description("What went wrong")
+        .content(JSON, Content::new(Some(schema)))
+        .build()
+}
+
 /// A path as OpenAPI writes it: `{*model}` is `{model}` there.
 fn documented(path: &str) -> String {
     path.replace("{*", "{")
@@ -166,6 +190,10 @@ fn components() -> Components {
     add::<Readiness>(&mut schemas);
     add::<Version>(&mut schemas);
     add::<ErrorBody<'_>>(&mut schemas);
+    add::<TeiError<'_>>(&mut schemas);
+    add::<OllamaError<'_>>(&mut schemas);
+    add::<NumberedError<'_>>(&mut schemas);
+    add::<TeiRank<'_>>(&mut schemas);
     add_all(&mut schemas);
     peers::schemas(&mut schemas);
     xinference::docs::add_schemas(&mut schemas);
@@ -196,7 +224,13 @@ pub fn embeddings() -> Operation {
 pub fn rerank() -> Operation {
     posted::<RerankBody>(
         "Documents in the order of what they say about a query",
-        answers::<RerankAnswer<'_>>("The best first"),
+        answers_either(
+            reference::<RerankAnswer<'_>>(),
+            ArrayBuilder::new()
+                .items(reference::<TeiRank<'_>>())
+                .build(),
+            "The best first; a bare list for text-embeddings-inference's fields",
+        ),
     )
 }
 
@@ -212,7 +246,11 @@ pub fn score() -> Operation {
 pub fn classify() -> Operation {
     posted::<ClassifyBody>(
         "Texts to labels",
-        answers::<ClassifyAnswer<'_>>("All labels of each input"),
+        answers_either(
+            reference::<ClassifyAnswer<'_>>(),
+            reference::<InfinityLabels<'_>>(),
+            "All labels of each input; in Infinity's form for its clients",
+        ),
     )
 }
 
@@ -235,13 +273,7 @@ pub fn answered_null(summary: &str) -> Operation {
 
 /// A route that answers with a JSON value without a shape.
 pub fn answered_text(summary: &str) -> Operation {
-    let any = ObjectBuilder::new()
-        .schema_type(SchemaType::AnyValue)
-        .build();
-    describe(
-        summary,
-        answers_with(JSON, any.into(), "What was asked for"),
-    )
+    describe(summary, answers_as(JSON, "What was asked for"))
 }
 
 /// The same operation with a body.
@@ -329,12 +361,9 @@ pub fn file_doc() -> Operation {
 }
 
 fn describe(summary: &str, responses: ResponsesBuilder) -> Operation {
-    let error = ResponseBuilder::new()
-        .description("What went wrong")
-        .content(JSON, Content::new(Some(reference::<ErrorBody<'_>>())));
     OperationBuilder::new()
         .summary(Some(summary))
-        .responses(responses.response("default", error).build())
+        .responses(responses.build())
         .build()
 }
 
@@ -346,9 +375,24 @@ fn answers<T: ToSchema>(description: &str) -> ResponsesBuilder {
     ResponsesBuilder::new().response("200", response)
 }
 
+/// One of two forms.
+fn answers_either(
+    one: impl Into<RefOr<Schema>>,
+    other: impl Into<RefOr<Schema>>,
+    description: &str,
+) -> ResponsesBuilder {
+    let either = AnyOfBuilder::new().item(one).item(other).build();
+    answers_with(JSON, Schema::AnyOf(either), description)
+}
+
+/// A text, or any JSON.
 fn answers_as(content_type: &str, description: &str) -> ResponsesBuilder {
-    let text = ObjectBuilder::new().schema_type(Type::String).build();
-    answers_with(content_type, text.into(), description)
+    let kind = match content_type {
+        JSON => SchemaType::AnyValue,
+        _ => Type::String.into(),
+    };
+    let any = ObjectBuilder::new().schema_type(kind).build();
+    answers_with(content_type, any.into(), description)
 }
 
 fn answers_with(content_type: &str, schema: Schema, description: &str) -> ResponsesBuilder {

@@ -15,6 +15,8 @@ pub struct Dialect {
     pub name: &'static str,
     /// The body of an error.
     pub render_error: fn(&Error) -> Vec<u8>,
+    /// The name of the schema of that body.
+    pub schema: &'static str,
     /// The status of an error, where it differs from the error's own.
     pub status: fn(&Error) -> StatusCode,
 }
@@ -23,6 +25,7 @@ pub struct Dialect {
 pub const OPENAI: Dialect = Dialect {
     name: "openai",
     render_error: union_body,
+    schema: "ErrorBody",
     status: Error::status,
 };
 
@@ -30,6 +33,7 @@ pub const OPENAI: Dialect = Dialect {
 pub const XINFERENCE: Dialect = Dialect {
     name: "xinference",
     render_error: union_body,
+    schema: "ErrorBody",
     status: Error::status,
 };
 
@@ -37,6 +41,7 @@ pub const XINFERENCE: Dialect = Dialect {
 pub const NATIVE: Dialect = Dialect {
     name: "native",
     render_error: union_body,
+    schema: "ErrorBody",
     status: Error::status,
 };
 
@@ -44,6 +49,7 @@ pub const NATIVE: Dialect = Dialect {
 pub const TEI: Dialect = Dialect {
     name: "tei",
     render_error: tei_body,
+    schema: "TeiError",
     status: tei_status,
 };
 
@@ -51,6 +57,7 @@ pub const TEI: Dialect = Dialect {
 pub const VLLM: Dialect = Dialect {
     name: "vllm",
     render_error: vllm_body,
+    schema: "NumberedError",
     status: Error::status,
 };
 
@@ -58,6 +65,7 @@ pub const VLLM: Dialect = Dialect {
 pub const LLAMA_CPP: Dialect = Dialect {
     name: "llama.cpp",
     render_error: llama_cpp_body,
+    schema: "NumberedError",
     status: Error::status,
 };
 
@@ -65,6 +73,7 @@ pub const LLAMA_CPP: Dialect = Dialect {
 pub const OLLAMA: Dialect = Dialect {
     name: "ollama",
     render_error: ollama_body,
+    schema: "OllamaError",
     status: Error::status,
 };
 
@@ -72,6 +81,7 @@ pub const OLLAMA: Dialect = Dialect {
 pub const COHERE: Dialect = Dialect {
     name: "cohere",
     render_error: union_body,
+    schema: "ErrorBody",
     status: Error::status,
 };
 
@@ -79,6 +89,7 @@ pub const COHERE: Dialect = Dialect {
 pub const INFINITY: Dialect = Dialect {
     name: "infinity",
     render_error: union_body,
+    schema: "ErrorBody",
     status: infinity_status,
 };
 
@@ -126,6 +137,7 @@ fn retry_after(error: &Error) -> Option<u64> {
         | Error::InputTooLong { .. }
         | Error::TooLarge { .. }
         | Error::BadOutput { .. }
+        | Error::SlowBody { .. }
         | Error::Timeout { .. }
         | Error::NotImplemented(_)
         | Error::Internal(_) => None,
@@ -191,6 +203,7 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
         | Error::RouteNotFound { .. }
         | Error::MethodNotAllowed { .. }
         | Error::ModelNotFound { .. }
+        | Error::SlowBody { .. }
         | Error::TooLarge { .. } => ("Validation", status),
     }
 }
@@ -275,27 +288,37 @@ fn numbered_body(error: &Error, kind: &str) -> Vec<u8> {
     serde_json::to_vec(&body).expect("strings and numbers always serialise")
 }
 
-#[derive(Serialize)]
-struct NumberedError<'a> {
+/// The errors of vLLM and llama.cpp.
+#[derive(Serialize, ToSchema)]
+pub struct NumberedError<'a> {
     error: NumberedObject<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct NumberedObject<'a> {
+    /// What was wrong.
     message: &'a str,
+    /// The class of the error.
     r#type: &'a str,
+    /// The field at fault, when there is one.
     param: Option<&'a str>,
+    /// The status.
     code: u16,
 }
 
-#[derive(Serialize)]
-struct TeiError<'a> {
+/// The errors of text-embeddings-inference.
+#[derive(Serialize, ToSchema)]
+pub struct TeiError<'a> {
+    /// What was wrong.
     error: &'a str,
+    /// The class of the error, e.g. `Validation`.
     error_type: &'a str,
 }
 
-#[derive(Serialize)]
-struct OllamaError<'a> {
+/// The errors of Ollama.
+#[derive(Serialize, ToSchema)]
+pub struct OllamaError<'a> {
+    /// What was wrong.
     error: &'a str,
 }
 

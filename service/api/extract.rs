@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::{FromRequest, Request},
 };
 use http::{HeaderMap, header};
@@ -20,8 +20,7 @@ const BIG_BODY_BYTES: usize = 256 << 10;
 /// Lists and objects may nest this deep; real bodies need five levels.
 const MAX_DEPTH: usize = 64;
 
-/// An over-long body is read, and thrown away, up to so many times the limit: a client that is
-/// still sending when the connection closes sees a reset instead of the answer.
+/// The rest of an over-long body is read, and thrown away, up to so many times the limit.
 const DISCARD_FACTOR: usize = 8;
 
 /// What is kept of a message that repeats something long of the caller's: its beginning, and its
@@ -45,6 +44,7 @@ impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
         let limits = BodyLimits {
             max_bytes: state.settings.max_body_bytes,
             timeout: state.settings.request_timeout,
+            stall: state.settings.stall_timeout,
         };
         let bytes = read(&head.headers, body, limits).await?;
         if bytes.len() <= BIG_BODY_BYTES {
@@ -59,54 +59,76 @@ impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
 #[derive(Debug, Clone, Copy)]
 struct BodyLimits {
     max_bytes: usize,
+    /// For all of the body.
     timeout: Duration,
+    /// For the next piece of it.
+    stall: Duration,
+}
+
+impl BodyLimits {
+    fn too_large(self) -> Error {
+        Error::TooLarge {
+            limit: self.max_bytes,
+        }
+    }
 }
 
 async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result<Vec<u8>> {
-    let most = limits.max_bytes.saturating_mul(DISCARD_FACTOR);
-    let too_large = Error::TooLarge {
-        limit: limits.max_bytes,
-    };
-    // Whoever waits for `100 Continue`, or sends far too much, need not be read at all.
-    match content_length(headers) {
-        Some(length) if length > most => return Err(too_large),
-        Some(length) if length > limits.max_bytes && headers.contains_key(header::EXPECT) => {
-            return Err(too_large);
+    if let Some(length) = content_length(headers)
+        && length > limits.max_bytes
+    {
+        // Whoever waits for `100 Continue`, or sends far too much, need not be read at all.
+        let most = limits.max_bytes.saturating_mul(DISCARD_FACTOR);
+        if length <= most && !headers.contains_key(header::EXPECT) {
+            tokio::spawn(discard(body, limits));
         }
-        _ => {}
+        return Err(limits.too_large());
     }
-    tokio::time::timeout(limits.timeout, collect(body, limits.max_bytes, most))
+    tokio::time::timeout(limits.timeout, collect(body, limits))
         .await
-        .map_err(|_| Error::Timeout {
+        .map_err(|_| Error::SlowBody {
             after: limits.timeout,
         })?
 }
 
-async fn collect(mut body: Body, max_bytes: usize, most: usize) -> Result<Vec<u8>> {
+async fn collect(mut body: Body, limits: BodyLimits) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut received = 0_usize;
-    while received <= most
-        && let Some(frame) = body.frame().await
-    {
-        let frame = frame.map_err(|error| Error::InvalidRequest {
-            message: format!("the body broke off: {error}"),
-            param: None,
-        })?;
-        let Some(data) = frame.data_ref() else {
-            continue;
-        };
-        received = received.saturating_add(data.len());
-        if received <= max_bytes {
-            bytes.extend_from_slice(data);
-        } else {
-            bytes = Vec::new();
+    while let Some(data) = piece(&mut body, limits.stall).await? {
+        if bytes.len() + data.len() > limits.max_bytes {
+            tokio::spawn(discard(body, limits));
+            return Err(limits.too_large());
         }
+        bytes.extend_from_slice(&data);
     }
-    if received > max_bytes {
-        Err(Error::TooLarge { limit: max_bytes })
-    } else {
-        Ok(bytes)
-    }
+    Ok(bytes)
+}
+
+/// The next piece of a body; trailers are an empty one.
+async fn piece(body: &mut Body, patience: Duration) -> Result<Option<Bytes>> {
+    let frame = tokio::time::timeout(patience, body.frame())
+        .await
+        .map_err(|_| Error::SlowBody { after: patience })?;
+    let data = frame.transpose().map_err(|error| Error::InvalidRequest {
+        message: format!("the body broke off: {error}"),
+        param: None,
+    })?;
+    Ok(data.map(|frame| frame.into_data().unwrap_or_default()))
+}
+
+/// Takes the rest of a refused body while the answer is already on its way: a client that is still
+/// sending when its connection closes sees a reset instead.
+async fn discard(mut body: Body, limits: BodyLimits) {
+    let mut left = limits.max_bytes.saturating_mul(DISCARD_FACTOR);
+    let rest = async {
+        while let Ok(Some(data)) = piece(&mut body, limits.stall).await {
+            left = match left.checked_sub(data.len()) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    // Either way it ends here.
+    let _ = tokio::time::timeout(limits.timeout, rest).await;
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {
@@ -301,6 +323,7 @@ mod tests {
         let limits = BodyLimits {
             max_bytes: 4,
             timeout: Duration::from_secs(60),
+            stall: Duration::from_secs(60),
         };
         let none = HeaderMap::new();
         assert_eq!(

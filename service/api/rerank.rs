@@ -12,13 +12,13 @@ use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-pub use self::{
-    answer::RerankAnswer,
-    options::{Direction, scale},
-};
 use self::{
     answer::{Echo, Shape},
     options::{Chunking, Kwargs, Weights},
+};
+pub use self::{
+    answer::{RerankAnswer, TeiRank},
+    options::{Direction, scale},
 };
 use super::{
     AppState,

@@ -18,6 +18,8 @@ pub struct ApiSettings {
     pub token_ids: TokenIds,
     /// How long a body may take to arrive, and a probe to answer.
     pub request_timeout: Duration,
+    /// How long a body may stop on its way.
+    pub stall_timeout: Duration,
     /// Origins whose pages may call from a browser; `*` stands for all, an empty list for none.
     pub cors_origins: Vec<String>,
     /// Whether `/metrics` answers without a key when keys are set.
@@ -36,6 +38,7 @@ impl Default for ApiSettings {
             max_inputs_per_request: 2048,
             token_ids: TokenIds::Cl100k,
             request_timeout: Duration::from_secs(300),
+            stall_timeout: Duration::from_secs(30),
             cors_origins: vec!["*".into()],
             metrics_open: true,
             address: "127.0.0.1:9997".into(),

@@ -118,6 +118,8 @@ impl Rules<'_> {
             raw.request_timeout_s,
             1..=86_400,
         )?;
+        let stall_s = seconds("server.stall_timeout_s", raw.stall_timeout_s, 1..=86_400)?;
+        let idle_s = seconds("server.idle_timeout_s", raw.idle_timeout_s, 1..=86_400)?;
         let drain_s = seconds("server.drain_timeout_s", raw.drain_timeout_s, 0..=3_600)?;
         Ok(ServerConfig {
             address: SocketAddr::new(ip, u16::try_from(port).unwrap_or_default()),
@@ -131,6 +133,13 @@ impl Rules<'_> {
                 1_024..=4 * GIB,
             )?,
             request_timeout: Duration::from_secs(request_s),
+            stall_timeout: Duration::from_secs(stall_s),
+            idle_timeout: Duration::from_secs(idle_s),
+            max_connections: self.number(
+                "server.max_connections",
+                raw.max_connections,
+                1..=1_000_000,
+            )?,
             drain_timeout: Duration::from_secs(drain_s),
             log: raw.log.clone(),
             log_format: match raw.log_format.as_str() {

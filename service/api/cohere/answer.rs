@@ -61,12 +61,30 @@ pub struct CohereEmbedAnswer<'a> {
     /// `embeddings_floats` or `embeddings_by_type`: Cohere's clients decode by it.
     response_type: &'static str,
     /// One vector per text, in order; or one such list per type.
-    #[schema(value_type = std::collections::BTreeMap<String, Vec<Vec<f32>>>)]
+    #[schema(value_type = CohereVectors)]
     embeddings: Vectors<'a>,
     /// What was embedded.
     #[schema(value_type = Vec<String>)]
     texts: &'a [String],
     meta: CohereMeta,
+}
+
+/// What `embeddings` may be.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes `Vectors`")]
+enum CohereVectors {
+    Floats(Vec<Vec<f32>>),
+    ByType(std::collections::BTreeMap<String, Vec<CohereVector>>),
+}
+
+/// What a vector of one type may be.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes `Vectors`")]
+enum CohereVector {
+    Numbers(Vec<f32>),
+    Base64(String),
 }
 
 /// What is told beside the result.

@@ -2,7 +2,10 @@
 
 use utoipa::openapi::{RefOr, path::Operation, schema::Schema};
 
-use super::{JSON, ResponseBuilder, ResponsesBuilder, add, answers, answers_as, describe, posted};
+use super::{
+    ArrayBuilder, JSON, ResponseBuilder, ResponsesBuilder, add, answered_list, answers, answers_as,
+    answers_either, describe, posted, reference,
+};
 use crate::api::{llama_cpp, tei, vllm};
 
 /// Adds the bodies and answers of these routes.
@@ -72,7 +75,13 @@ pub fn tei_similarity() -> Operation {
 pub fn tei_predict() -> Operation {
     posted::<tei::PredictBody>(
         "Texts to labels (text-embeddings-inference)",
-        answers::<tei::Predictions<'_>>("All labels of one input, or a list of these for a list"),
+        answers_either(
+            reference::<tei::Predictions<'_>>(),
+            ArrayBuilder::new()
+                .items(reference::<tei::Predictions<'_>>())
+                .build(),
+            "All labels of one input, or a list of these for a list",
+        ),
     )
 }
 
@@ -177,8 +186,5 @@ pub fn llama_props() -> Operation {
 
 /// The description of `/slots`.
 pub fn llama_slots() -> Operation {
-    describe(
-        "Places for batches (llama.cpp)",
-        answers::<llama_cpp::Slot>("One object per worker, in a list"),
-    )
+    answered_list::<llama_cpp::Slot>("Places for batches, one per worker (llama.cpp)")
 }

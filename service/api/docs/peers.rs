@@ -1,8 +1,8 @@
 //! The descriptions of the routes of Cohere, Ollama and Infinity.
 
-use utoipa::openapi::{RefOr, Schema, path::Operation};
+use utoipa::openapi::{Content, RefOr, ResponseBuilder, ResponsesBuilder, Schema, path::Operation};
 
-use super::{add, answers, describe, posted};
+use super::{JSON, add, answers, describe, posted, reference};
 use crate::api::{cohere as co, infinity as inf, ollama as ol};
 
 /// The types that the descriptions refer to.
@@ -72,7 +72,12 @@ pub fn ollama_show() -> Operation {
 
 /// The description of Ollama's `/api/pull`.
 pub fn ollama_pull() -> Operation {
-    let answer = answers::<ol::OllamaStatus>("It is served");
+    let status = || Content::new(Some(reference::<ol::OllamaStatus>()));
+    let served = ResponseBuilder::new()
+        .description("It is served; a line of JSON unless `stream` is false")
+        .content(JSON, status())
+        .content("application/x-ndjson", status());
+    let answer = ResponsesBuilder::new().response("200", served);
     posted::<ol::OllamaPullBody>("Whether a model is served (Ollama)", answer)
 }
 

@@ -119,7 +119,6 @@ pub struct OllamaShow {
     template: &'static str,
     details: OllamaDetails,
     /// Numbers under the names that GGUF files have them.
-    #[schema(value_type = BTreeMap<String, String>)]
     model_info: BTreeMap<String, Value>,
     /// `embedding`, and `rerank` and `classify`, which Ollama does not know.
     capabilities: [&'static str; 1],

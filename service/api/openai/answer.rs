@@ -87,7 +87,7 @@ struct Datum<'a> {
     index: usize,
     /// A list of numbers, or a string with `base64`; a map or a list of lists for other objects.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<f32>>)]
+    #[schema(value_type = Option<EmbeddingForm>)]
     embedding: Option<Main<'a>>,
     /// Weights by token id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +97,17 @@ struct Datum<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Vec<f32>>>)]
     multi_vector_embedding: Option<Rows<'a>>,
+}
+
+/// What an embedding may be.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes `Main`")]
+enum EmbeddingForm {
+    Numbers(Vec<f32>),
+    Base64(String),
+    Weights(std::collections::BTreeMap<String, f32>),
+    PerToken(Vec<Vec<f32>>),
 }
 
 /// The HTTP response for `response`, whose request arrived at `started`.

@@ -67,22 +67,15 @@ struct RankedDocument<'a> {
     relevance_score: f32,
     /// Present when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<EchoedObject>)]
     document: Option<Echoed<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+/// The text of a document.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Echoed<'a> {
     Object { text: &'a str },
     Text(&'a str),
-}
-
-/// The text of a document.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it only describes `Echoed::Object`")]
-struct EchoedObject {
-    text: String,
 }
 
 /// What Xinference and Cohere tell beside the results.
@@ -118,9 +111,11 @@ struct TokenCounts {
 }
 
 /// One element of text-embeddings-inference's list.
-#[derive(Debug, Serialize)]
-struct TeiRank<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TeiRank<'a> {
+    /// The place of the text within this request.
     index: usize,
+    /// Present when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
     score: f32,

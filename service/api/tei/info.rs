@@ -23,7 +23,7 @@ pub struct Info {
     model_sha: Option<String>,
     model_dtype: String,
     served_model_name: String,
-    #[schema(value_type = BTreeMap<String, BTreeMap<String, String>>)]
+    #[schema(value_type = BTreeMap<String, BTreeMap<String, serde_json::Value>>)]
     model_type: ModelType,
     /// Requests of one longest text that may wait; the bound itself is in tokens.
     max_concurrent_requests: usize,

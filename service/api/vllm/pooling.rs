@@ -115,8 +115,19 @@ struct PoolingDatum<'a> {
     /// Always `pooling`.
     object: &'static str,
     /// A vector, the vectors of the tokens, or the probabilities of the labels.
-    #[schema(value_type = Vec<f32>)]
+    #[schema(value_type = PooledForm)]
     data: Pooled<'a>,
+}
+
+/// What `data` may be.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it only describes `Pooled`")]
+enum PooledForm {
+    Numbers(Vec<f32>),
+    Base64(String),
+    Rows(Vec<Vec<f32>>),
+    Base64Rows(Vec<String>),
 }
 
 #[derive(Debug, Serialize)]

@@ -94,12 +94,14 @@ pub struct Node {
     ip_address: String,
     gpu_count: u32,
     gpu_vram_total: u64,
+    /// With `detailed=true`: cores, memory and what of them is free.
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     details: Option<NodeDetails>,
 }
 
 /// What is told of a node besides.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct NodeDetails {
     gpu_vram_available: u64,
     gpu_utilization: f64,
