@@ -19,9 +19,10 @@ use std::time::Duration;
 pub use environment::Environment;
 pub use layers::{Layers, Origin, Typed};
 pub use model::{
-    ModelEntry, ModelLocation, check_name, is_directory, location, location_of, served_name,
+    ModelEntry, ModelLocation, REPLICAS_MAX, check_name, is_directory, location, location_of,
+    served_name,
 };
-pub use settings::{OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
+pub use settings::{FILE_VARIABLES, OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
 
 use retort_models::Catalog;
@@ -48,6 +49,8 @@ pub struct Config {
     pub fleet: FleetConfig,
     /// What integers in `input` are.
     pub token_ids: TokenIds,
+    /// Whether rerank answers have the documents unless the request says.
+    pub return_documents: bool,
     /// Whether vectors may be cut to lengths that their model was not trained for.
     pub allow_untrained_dimensions: bool,
     /// Where ONNX Runtime and models come from.
@@ -71,6 +74,8 @@ pub struct ServerConfig {
     pub admin_api_keys: Vec<Secret>,
     /// Origins that browsers may call from; `*` allows all.
     pub cors_origins: Vec<String>,
+    /// Whether those pages may also call the routes that manage the server.
+    pub cors_admin: bool,
     /// Whether `/metrics` answers without a key although keys are set.
     pub metrics_open: bool,
     /// The largest request body.
@@ -83,6 +88,8 @@ pub struct ServerConfig {
     pub stall_timeout: Duration,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// How long requests are still taken on shutdown, while the service says it is not ready.
+    pub drain_delay: Duration,
     /// How long requests may take to finish on shutdown.
     pub drain_timeout: Duration,
     /// Filter directives for the log.
@@ -100,6 +107,10 @@ pub struct LimitsConfig {
     pub max_batch_tokens: Option<usize>,
     /// Tokens that may wait.
     pub max_queue_tokens: usize,
+    /// Requests per minute and key; `None` leaves them unlimited.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens per minute and key; `None` leaves them unlimited.
+    pub tokens_per_minute: Option<u32>,
 }
 
 /// How models run on the processor.
@@ -204,6 +215,9 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Error> {
     layers.apply_flags(&inputs.flags)?;
     let config = validate::validate(&layers, &inputs.environment, inputs.purpose)?;
     warnings.extend(model::doubts(&config.models, &config.catalog));
+    if inputs.purpose == Purpose::Serve {
+        warnings.extend(gpus_wanted(&inputs.environment));
+    }
     Ok(Loaded {
         config,
         layers,
@@ -247,6 +261,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The choice of a GPU that will not be used. It may be there for other programs, so it stops
+/// nothing; a launch that asks for a GPU is refused.
+fn gpus_wanted(environment: &Environment) -> Option<String> {
+    let chosen = environment.get("CUDA_VISIBLE_DEVICES")?;
+    (!chosen.starts_with('-')).then(|| {
+        format!(
+            "`CUDA_VISIBLE_DEVICES` = `{chosen}` chooses GPUs, and this version runs every model \
+             on the CPU"
+        )
+    })
+}
 
 /// A file that is named must exist; the usual places may be empty.
 fn find_file(inputs: &Inputs) -> Option<PathBuf> {

@@ -114,6 +114,19 @@ pub enum Error {
         /// When the queue will have room, judged by the recent rate.
         retry_after: Duration,
     },
+    /// The key has had what it may have of a minute.
+    #[error(
+        "Rate limit reached: this key may have {per_minute} {unit} per minute; retry after {} s",
+        whole_seconds(*retry_after)
+    )]
+    RateLimited {
+        /// `requests` or `tokens`.
+        unit: &'static str,
+        /// The limit.
+        per_minute: u32,
+        /// When the next request will be let in.
+        retry_after: Duration,
+    },
     /// The model answered with something that is not a vector or not a number.
     #[error("{place}: the model returned numbers that are {fault}; nothing was sent for it")]
     BadOutput {
@@ -180,7 +193,17 @@ impl fmt::Display for Place {
     }
 }
 
+/// Rounded up, so that who waits so long does not come too early; at least one.
+pub fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
 impl Error {
+    /// A field that has to be there is not.
+    pub fn missing(field: &'static str) -> Self {
+        Self::invalid(field, format!("`{field}` is missing; it is required"))
+    }
+
     /// An [`Error::InvalidRequest`] about one field.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
         Self::InvalidRequest {
@@ -202,8 +225,8 @@ impl Error {
             Self::RouteNotFound { .. } | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::NotReady(_) | Self::InsufficientMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -225,7 +248,7 @@ impl Error {
             Self::UnsupportedTask { .. } => "unsupported_task",
             Self::InputTooLong { .. } => "context_length_exceeded",
             Self::TooLarge { .. } => "request_too_large",
-            Self::Overloaded { .. } => "rate_limit_exceeded",
+            Self::Overloaded { .. } | Self::RateLimited { .. } => "rate_limit_exceeded",
             Self::BadOutput { .. } => "bad_output",
             Self::SlowBody { .. } => "request_timeout",
             Self::Timeout { .. } => "timeout",
@@ -251,6 +274,7 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::Overloaded { .. }
             | Self::SlowBody { .. }
+            | Self::RateLimited { .. }
             | Self::Timeout { .. }
             | Self::NotReady(_)
             | Self::InsufficientMemory(_)

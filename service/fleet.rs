@@ -35,16 +35,13 @@ use self::{
     found::FoundFiles, job::Attempt, load::Load, member::Member, memory::Ledger, store::Store,
 };
 use crate::{
-    config::{Config, ModelEntry},
+    config::{Config, ModelEntry, REPLICAS_MAX},
     engine::{Claim, Engine, KeepAlive, request::ModelInfo},
     error::{Error, Result},
     memory::MemoryBudget,
     provision::{ProvisionConfig, Watch},
     telemetry::Telemetry,
 };
-
-/// More sessions than this of one model are a mistake.
-const REPLICAS_MAX: usize = 64;
 
 /// Loads and unloads models while serving. Cheap to clone; the last clone stops its keeper thread.
 #[derive(Clone)]

@@ -16,3 +16,4 @@ pub mod memory;
 pub mod provision;
 pub mod serve;
 pub mod telemetry;
+pub mod unix_time;

@@ -1,6 +1,9 @@
 //! When the service began, and the way for a client to end it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Notify;
 
@@ -9,6 +12,7 @@ use tokio::sync::Notify;
 pub struct Lifetime {
     began: Instant,
     ended: Notify,
+    leaving: AtomicBool,
 }
 
 impl Lifetime {
@@ -17,6 +21,7 @@ impl Lifetime {
         Self {
             began: Instant::now(),
             ended: Notify::new(),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -29,6 +34,17 @@ impl Lifetime {
     pub fn end(&self) {
         // The permit stays when nobody waits yet.
         self.ended.notify_one();
+    }
+
+    /// The end has begun: requests are still answered, and whoever shares them out should send
+    /// none here any more.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end has begun.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Resolves once [`Lifetime::end`] was called.

@@ -12,10 +12,10 @@ use retort_models::Runtime;
 
 pub use crate::fleet::StartError;
 use crate::{
-    api::{self, ApiKeys, ApiSettings, AppState},
+    api::{self, ApiKeys, ApiSettings, AppState, PagesMay, RateSettings},
     config::{Config, Secret},
     connections::{self, ConnectionLimits},
-    engine::{Engine, EngineLimits, encode::UntrainedDimensions},
+    engine::{Clock, Engine, EngineLimits, encode::UntrainedDimensions},
     fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
     lifetime::Lifetime,
     memory::MemoryBudget,
@@ -153,10 +153,17 @@ impl Door {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let (draining, drained) = tokio::sync::oneshot::channel();
         let engine = core.engine.clone();
+        let delay = config.server.drain_delay;
         let stop = async move {
             tokio::select! {
                 () = shutdown => {}
                 () = lifetime.ended() => {}
+            }
+            lifetime.leave();
+            if !delay.is_zero() {
+                let seconds = delay.as_secs();
+                tracing::info!("not ready any more; requests are taken for another {seconds} s");
+                tokio::time::sleep(delay).await;
             }
             engine.drain();
             tracing::info!("shutting down: new requests are refused, those inside are finished");
@@ -251,6 +258,17 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
         request_timeout: config.server.request_timeout,
         stall_timeout: config.server.stall_timeout,
         cors_origins: config.server.cors_origins.clone(),
+        pages_may: if config.server.cors_admin {
+            PagesMay::Manage
+        } else {
+            PagesMay::Infer
+        },
+        rate: RateSettings {
+            requests_per_minute: config.limits.requests_per_minute,
+            tokens_per_minute: config.limits.tokens_per_minute,
+            clock: Clock::system(),
+        },
+        return_documents: config.return_documents,
         metrics_open: config.server.metrics_open,
         address: address.to_string(),
         onnxruntime_version: runtime.version(),

@@ -17,6 +17,8 @@ mod packed_attention;
 mod program;
 mod rerank;
 mod soak;
+#[cfg(unix)]
+mod supervised;
 mod support;
 mod tidy;
 mod verify;

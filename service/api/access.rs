@@ -21,6 +21,17 @@ pub enum Access {
     Admin,
 }
 
+/// Who a caller turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody was asked for a key.
+    Anyone,
+    /// Has the inference key of this number.
+    Key(usize),
+    /// Has an admin key that is no inference key.
+    Admin,
+}
+
 /// The configured keys. Only their SHA-256 is kept, so that no log, dump or debugger line can
 /// show a key, and so that comparing takes the same time whatever was sent.
 #[derive(Clone, Default)]
@@ -54,6 +65,11 @@ impl ApiKeys {
         !(self.inference.is_empty() && self.admin.is_empty())
     }
 
+    /// How many callers can be told apart.
+    pub fn inference_keys(&self) -> usize {
+        self.inference.len()
+    }
+
     /// Whether this is one of the keys.
     pub fn knows(&self, key: &str) -> bool {
         let key = digest(key);
@@ -62,9 +78,9 @@ impl ApiKeys {
 
     /// Lets a caller pass, or says why not. With no keys set the headers are not looked at: clients
     /// send `Authorization: ` without a value and `Bearer None` there.
-    pub fn allow(&self, access: Access, headers: &HeaderMap) -> Result<()> {
+    pub fn allow(&self, access: Access, headers: &HeaderMap) -> Result<Caller> {
         if access == Access::Open || !self.required() {
-            return Ok(());
+            return Ok(Caller::Anyone);
         }
         let mut shown = presented(headers).map(digest).peekable();
         if shown.peek().is_none() {
@@ -72,20 +88,20 @@ impl ApiKeys {
                 "send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
             ));
         }
-        let (mut infers, mut administers) = (Choice::from(0), Choice::from(0));
+        let (mut number, mut administers) = (None, Choice::from(0));
         for key in shown {
-            infers |= any_equal(&self.inference, &key);
+            number = number.or(number_of(&self.inference, &key));
             administers |= any_equal(&self.admin, &key);
         }
-        match (bool::from(administers), bool::from(infers)) {
-            (true, _) => Ok(()),
-            (false, true) if access == Access::Admin => Err(Error::Forbidden(
+        match (bool::from(administers), number) {
+            (_, Some(number)) if access != Access::Admin => Ok(Caller::Key(number)),
+            (true, _) => Ok(Caller::Admin),
+            (false, Some(_)) => Err(Error::Forbidden(
                 "API keys can only access model query and inference endpoints; this one needs an \
                  admin key"
                     .into(),
             )),
-            (false, true) => Ok(()),
-            (false, false) => Err(Error::Unauthorized("the API key is wrong")),
+            (false, None) => Err(Error::Unauthorized("the API key is wrong")),
         }
     }
 }
@@ -122,6 +138,16 @@ fn digest(key: &str) -> KeyDigest {
 fn any_equal(keys: &[KeyDigest], shown: &KeyDigest) -> Choice {
     keys.iter()
         .fold(Choice::from(0), |found, key| found | key.ct_eq(shown))
+}
+
+/// Which of the keys it is; compares with every one, as [`any_equal`] does.
+fn number_of(keys: &[KeyDigest], shown: &KeyDigest) -> Option<usize> {
+    let equal = |key: &KeyDigest| bool::from(key.ct_eq(shown));
+    let numbered = keys.iter().map(equal).enumerate();
+    numbered.fold(None, |found, (number, equal)| match equal {
+        true => found.or(Some(number)),
+        false => found,
+    })
 }
 
 #[cfg(test)]
@@ -189,7 +215,11 @@ mod tests {
             Err(Error::Forbidden(_))
         ));
         assert!(keys.allow(Access::Admin, &root).is_ok());
-        assert!(keys.allow(Access::Inference, &root).is_ok());
+        let caller = |shown| keys.allow(Access::Inference, shown).unwrap();
+        assert_eq!(caller(&root), Caller::Admin);
+        assert_eq!(caller(&user), Caller::Key(0));
+        let open = keys.allow(Access::Open, &root).unwrap();
+        assert_eq!(open, Caller::Anyone);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the answers of several dialects share: the account of tokens, the headers, the stamps.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::{
     body::Body,
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::request::{Embedding, PairScore, Timings, Usage},
     error::{Error, Result},
+    unix_time,
 };
 
 /// Answers with more numbers than this are written on a thread that may block.
@@ -100,10 +101,7 @@ pub fn new_id(prefix: &str) -> String {
 
 /// Seconds since the Unix epoch.
 pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    unix_time::now().as_secs()
 }
 
 /// Writes an answer of so many numbers, off the async threads when they are many.
@@ -146,8 +144,10 @@ impl Headers {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
-        let timings: [(&'static str, Duration); 4] = [
-            ("x-total-time", self.started.elapsed()),
+        let total = self.started.elapsed();
+        let timings: [(&'static str, Duration); 5] = [
+            ("x-compute-time", total),
+            ("x-total-time", total),
             ("x-tokenization-time", self.timings.tokenize),
             ("x-queue-time", self.timings.queue),
             ("x-inference-time", self.timings.inference),
@@ -157,10 +157,12 @@ impl Headers {
             headers.insert(HeaderName::from_static(name), millis.into());
         }
         let Usage {
+            prompt_tokens,
             cut_inputs,
             cut_tokens,
-            ..
         } = self.usage;
+        let tokens = HeaderName::from_static("x-compute-tokens");
+        headers.insert(tokens, prompt_tokens.into());
         let truncated = (cut_inputs > 0).then(|| format!("{cut_inputs}; tokens_cut={cut_tokens}"));
         if let Some(Ok(value)) = truncated.map(HeaderValue::try_from) {
             headers.insert(HeaderName::from_static("x-retort-truncated"), value);

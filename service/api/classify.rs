@@ -110,11 +110,19 @@ impl<'de> Deserialize<'de> for Item {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
                 let first: Option<String> = list.next_element()?;
                 let second: Option<String> = list.next_element()?;
-                let more: Option<de::IgnoredAny> = list.next_element()?;
+                let mut more = 0;
+                while let Some(de::IgnoredAny) = list.next_element()? {
+                    more += 1;
+                }
                 match (first, second, more) {
                     (Some(text), None, _) => Ok(Item(ClassifyInput::Text(text))),
-                    (Some(a), Some(b), None) => Ok(Item(ClassifyInput::Pair(a, b))),
-                    _ => Err(de::Error::invalid_length(3, &"one text or two")),
+                    (Some(a), Some(b), 0) => Ok(Item(ClassifyInput::Pair(a, b))),
+                    (Some(_), Some(_), more) => {
+                        Err(de::Error::invalid_length(2 + more, &"one text or two"))
+                    }
+                    (None, ..) => Err(de::Error::custom(
+                        "the input is an empty list; send a text, or a pair of texts",
+                    )),
                 }
             }
         }

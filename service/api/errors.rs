@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::error::Error;
+use crate::error::{Error, whole_seconds};
 
 /// A family of wire formats that draws its errors alike.
 #[derive(Debug)]
@@ -124,6 +124,7 @@ pub fn draw(response: Response, error: &Error, dialect: &Dialect) -> Response {
 fn retry_after(error: &Error) -> Option<u64> {
     match error {
         Error::Overloaded { retry_after, .. } => Some(retry_after.as_secs().max(1)),
+        Error::RateLimited { retry_after, .. } => Some(whole_seconds(*retry_after)),
         Error::NotReady(_) | Error::InsufficientMemory(_) => Some(30),
         Error::InvalidRequest { .. }
         | Error::Empty(_)
@@ -195,7 +196,7 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
         Error::UnsupportedTask { .. } | Error::BadOutput { .. } | Error::Internal(_) => {
             ("Backend", StatusCode::FAILED_DEPENDENCY)
         }
-        Error::Overloaded { .. } => ("Overloaded", status),
+        Error::Overloaded { .. } | Error::RateLimited { .. } => ("Overloaded", status),
         Error::NotReady(_) | Error::InsufficientMemory(_) => ("Unhealthy", status),
         Error::Timeout { .. } | Error::NotImplemented(_) => ("Backend", status),
         Error::Unauthorized(_)

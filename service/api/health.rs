@@ -1,6 +1,6 @@
 //! Whether the server lives, whether its models answer, and what it has counted.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -19,6 +19,7 @@ use crate::{
     },
     error::{Error, Result},
     telemetry::{ModelLabels, TextFormat},
+    unix_time,
 };
 
 /// The version of this program.
@@ -80,12 +81,9 @@ pub struct Version {
 pub async fn health(State(state): State<AppState>) -> Result<Json<Health>> {
     let models = state.engine.models();
     if models.iter().any(|model| model.state == ModelState::Ready) {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         return Ok(Json(Health {
             status: "ok",
-            unix: now.as_secs_f64(),
+            unix: unix_time::now().as_secs_f64(),
         }));
     }
     let states: Vec<_> = models.iter().map(in_words).collect();
@@ -112,7 +110,8 @@ pub async fn livez() -> Json<Alive> {
 /// `GET /readyz`: a real forward pass on every loaded model; 503 unless all of them answer and
 /// those that are required are loaded. A model that sleeps counts as ready.
 pub async fn readyz(State(state): State<AppState>) -> Response {
-    let (status, readiness) = if state.engine.is_draining() {
+    let leaves = state.lifetime.is_leaving() || state.engine.is_draining();
+    let (status, readiness) = if leaves {
         let detail = Some("the server is shutting down".to_owned());
         (
             StatusCode::SERVICE_UNAVAILABLE,

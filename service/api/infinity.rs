@@ -10,7 +10,7 @@ use super::{
     AppState,
     answer::{UsageBody, new_id, now},
 };
-use crate::engine::request::{Backlog, ClassifyResponse, ModelInfo, ModelKind};
+use crate::engine::request::{Backlog, ClassifyResponse, ModelInfo, ModelKind, label_name};
 
 /// The labels of texts, in Infinity's form.
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,10 +117,7 @@ impl<'a> InfinityLabels<'a> {
     pub fn new(response: &'a ClassifyResponse, model: &'a str) -> Self {
         let label = |(place, score): (usize, &f32)| InfinityLabel {
             score: *score,
-            label: match response.labels.get(place) {
-                Some(name) => name.as_str().into(),
-                None => format!("LABEL_{place}").into(),
-            },
+            label: label_name(&response.labels, place),
         };
         let labels = |scores: &[f32]| {
             let mut labels: Vec<_> = scores.iter().enumerate().map(label).collect();

@@ -100,9 +100,8 @@ pub async fn embedding(
 
 impl EmbeddingBody {
     fn request(self, kind: i32) -> Result<EmbedRequest> {
-        let input = self.content.or(self.input).ok_or_else(|| {
-            Error::invalid("content", "`content` is missing; it is required".to_owned())
-        })?;
+        let input = self.content.or(self.input);
+        let input = input.ok_or_else(|| Error::missing("content"))?;
         let items = input.into_items();
         if items.is_empty() {
             return Err(Error::Empty("content"));

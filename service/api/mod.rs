@@ -20,7 +20,9 @@ mod models;
 mod observe;
 mod ollama;
 pub mod openai;
+mod origins;
 mod path;
+pub mod rate;
 pub mod rerank;
 mod score;
 pub mod settings;
@@ -41,11 +43,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
-use http::{HeaderValue, Method};
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    cors::{AllowOrigin, Any as Anything, CorsLayer},
-};
+use http::Method;
+use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::path::Operation;
 
 use self::{
@@ -53,11 +52,14 @@ use self::{
     docs::peers,
     errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM, XINFERENCE},
     observe::RequestLog,
-    xinference::{cache, cluster, docs as described, engines, instances, launch, registrations},
+    rate::RateLimits,
+    xinference::{
+        cache, cluster, docs as described, engines, instances, launch, pieces, registrations,
+    },
 };
 pub use self::{
     access::{Access, ApiKeys},
-    settings::{ApiSettings, TokenIds},
+    settings::{ApiSettings, PagesMay, RateSettings, TokenIds},
 };
 use crate::{engine::Engine, error::Error, fleet::Fleet, lifetime::Lifetime, telemetry::Telemetry};
 
@@ -208,6 +210,8 @@ pub static ROUTES: &[Route] = routes! {
         "/v1/models/{model}/events";
     post   Inference XINFERENCE "models"  instances::abort, described::abort:
         "/v1/models/{model}/requests/{request}/abort";
+    post   Inference XINFERENCE "decode"  pieces::convert, described::pieces:
+        "/v1/convert_ids_to_tokens";
     get    Inference XINFERENCE "catalog" registrations::list, described::registrations:
         "/v1/model_registrations/{type}";
     get    Inference XINFERENCE "catalog" registrations::one, described::registration:
@@ -270,20 +274,25 @@ pub fn router(state: AppState) -> Router {
 /// Puts around the routes what every request goes through.
 fn layered(routes: Router, settings: &ApiSettings, telemetry: Telemetry) -> Router {
     // A layer of a router runs after routing, so what changes the path wraps a router of its own.
-    let mut edge = Router::new()
+    let edge = Router::new()
         .fallback_service(routes)
         .layer(map_request(path::normalize));
-    if let Some(cors) = cors(&settings.cors_origins) {
-        edge = edge.layer(cors);
-    }
-    edge.layer(CatchPanicLayer::custom(panicked))
+    origins::layered(edge, settings)
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(telemetry, observe::observe))
 }
 
 fn table(state: AppState) -> Router {
     let mut router = Router::new();
+    let settings = &state.settings;
+    let rates = RateLimits::new(&settings.rate, settings.keys.inference_keys()).map(Arc::new);
     for route in ROUTES {
-        let gate = from_fn_with_state((state.clone(), route), gate);
+        let guard = Guard {
+            route,
+            settings: settings.clone(),
+            rates: rates.clone().filter(|_| route.is_limited()),
+        };
+        let gate = from_fn_with_state(guard, gate);
         let methods = (route.handler)().route_layer(gate);
         for path in route.paths {
             router = router.route(path, methods.clone());
@@ -295,21 +304,60 @@ fn table(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Stands before every handler: names the route for the log, and checks the key.
+/// What stands before the handler of one row.
+#[derive(Clone)]
+struct Guard {
+    route: &'static Route,
+    settings: Arc<ApiSettings>,
+    /// None where nothing is limited.
+    rates: Option<Arc<RateLimits>>,
+}
+
+/// Stands before every handler: names the route for the log, and checks the key, the page that a
+/// browser calls for, and how much the key has had.
 async fn gate(
-    State((state, route)): State<(AppState, &'static Route)>,
+    State(guard): State<Guard>,
     log: RequestLog,
     request: Request,
     next: Next,
 ) -> Response {
-    log.routed(route);
-    let access = match route.access {
-        Metrics if state.settings.metrics_open => Open,
+    log.routed(guard.route);
+    let settings = &guard.settings;
+    let access = match guard.route.access {
+        Metrics if settings.metrics_open => Open,
         access => access,
     };
-    match state.settings.keys.allow(access, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+    let headers = request.headers();
+    let caller = settings.keys.allow(access, headers);
+    let caller = caller.and_then(|caller| {
+        origins::check(settings, access, headers)?;
+        Ok(caller)
+    });
+    match (caller, &guard.rates) {
+        (Err(error), _) => error.into_response(),
+        (Ok(_), None) => next.run(request).await,
+        (Ok(caller), Some(rates)) => {
+            let mut response = match rates.enter(caller) {
+                Err(error) => error.into_response(),
+                Ok(ticket) => {
+                    let response = next.run(request).await;
+                    if let Some(ticket) = ticket {
+                        rates.spend(ticket, log.tokens());
+                    }
+                    response
+                }
+            };
+            rates.tell(caller, &mut response);
+            response
+        }
+    }
+}
+
+impl Route {
+    /// Whether the limits of a key count here: where the server works for its caller. What only
+    /// looks is free, so that a client may watch a launch.
+    fn is_limited(&self) -> bool {
+        self.access == Inference && self.method == Method::POST
     }
 }
 
@@ -343,20 +391,4 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
     Error::Internal(format!("a handler panicked: {text}")).into_response()
-}
-
-/// Cross-origin rules for browsers, or none when no origin is allowed.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let allowed = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()))
-    };
-    let layer = CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods(Anything);
-    Some(layer.allow_headers(Anything).expose_headers(Anything))
 }

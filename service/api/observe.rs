@@ -104,6 +104,11 @@ impl RequestLog {
         });
     }
 
+    /// How many tokens were worked on.
+    pub fn tokens(&self) -> usize {
+        self.with(|entry| entry.facts.tokens)
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Entry) -> T) -> T {
         // A panic while a field is assigned leaves nothing half done, so poison means nothing.
         change(&mut self.entry.lock().unwrap_or_else(PoisonError::into_inner))

@@ -2,6 +2,7 @@
 //! NVIDIA NIM add. What the fields mean: §1 and §2.1 of the API contract.
 
 mod answer;
+mod encodings;
 mod extensions;
 mod input;
 
@@ -15,6 +16,7 @@ use utoipa::ToSchema;
 
 use self::{
     answer::Shape,
+    encodings::Encodings,
     extensions::{ChunkField, OutputType},
 };
 pub use self::{
@@ -45,8 +47,10 @@ pub struct EmbeddingsBody {
     input: Input,
     /// `float` (default) or `base64`: little-endian float32.
     encoding_format: Option<Encoding>,
-    /// Jina's name for the same choice; also `binary` and `ubinary`, one bit per component.
-    embedding_type: Option<Encoding>,
+    /// Jina's name for the same choice; also `binary` and `ubinary`, one bit per component. A list
+    /// of several gives each vector as an object with a key for each.
+    #[schema(schema_with = encodings::encodings_schema)]
+    embedding_type: Option<Encodings>,
     /// Keep the first so many components, then normalise again; 0 keeps all.
     #[schema(value_type = Option<u64>)]
     dimensions: Option<WholeNumber>,
@@ -152,9 +156,10 @@ impl EmbeddingsBody {
     fn shape(&self, headers: &HeaderMap) -> Result<Shape> {
         Ok(Shape {
             model: fields::named_model(self.model.clone())?,
-            encoding: self
+            encodings: self
                 .embedding_type
-                .or(self.encoding_format)
+                .clone()
+                .or(self.encoding_format.map(Encodings::One))
                 .unwrap_or_default(),
             named_outputs: self.names_outputs(),
             usage_details: account::wants_details(self.usage_details, headers),

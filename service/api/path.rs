@@ -21,7 +21,8 @@ pub async fn normalize(mut request: Request) -> Request {
     request
 }
 
-fn normal(path: &str) -> String {
+/// The path as the route table has it.
+pub fn normal(path: &str) -> String {
     let mut normal = String::with_capacity(path.len());
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
         // Users configure a root with `/v1`, and clients append `/v1` again.

@@ -21,7 +21,7 @@ pub use self::{
     options::{Direction, scale},
 };
 use super::{
-    AppState,
+    ApiSettings, AppState,
     addressed::Addressed,
     answer as account,
     contested::{self, Door, Marks, Speaker},
@@ -187,7 +187,7 @@ async fn answer(
         Speaker::Union | Speaker::Cohere | Speaker::Ollama => {}
     }
     let mut body = body.with_kwargs();
-    let shape = body.shape(&headers, speaker);
+    let shape = body.shape(&headers, speaker, &state.settings);
     let request = body.request()?;
     let documents = request.documents.clone();
     log.asked(documents.len());
@@ -214,8 +214,11 @@ impl RerankBody {
     }
 
     /// What of the answer depends on the request.
-    fn shape(&self, headers: &HeaderMap, speaker: Speaker) -> Shape {
-        let wanted = self.return_documents.or(self.return_text).unwrap_or(false);
+    fn shape(&self, headers: &HeaderMap, speaker: Speaker, settings: &ApiSettings) -> Shape {
+        // The other dialects say themselves what is returned unless asked.
+        let by_default = speaker == Speaker::Union && settings.return_documents;
+        let wanted = self.return_documents.or(self.return_text);
+        let wanted = wanted.unwrap_or(by_default);
         Shape {
             model: self.model.clone().filter(|model| !model.is_empty()),
             speaker,
@@ -231,12 +234,10 @@ impl RerankBody {
 
     fn request(&mut self) -> Result<RerankRequest> {
         let is_tei = self.is_tei();
-        let missing = |field: &'static str| {
-            Error::invalid(field, format!("`{field}` is missing; it is required"))
-        };
-        let query = self.query.take().ok_or_else(|| missing("query"))?;
+        let query = self.query.take();
+        let query = query.ok_or_else(|| Error::missing("query"))?;
         let documents = self.documents.take().or_else(|| self.texts.take());
-        let documents = documents.ok_or_else(|| missing("documents"))?.0;
+        let documents = documents.ok_or_else(|| Error::missing("documents"))?.0;
         if documents.is_empty() {
             let field = if is_tei { "texts" } else { "documents" };
             return Err(Error::Empty(field));

@@ -141,17 +141,14 @@ pub async fn score(
 
 impl ScoreBody {
     fn request(self) -> Result<ScoreRequest> {
-        let missing = |field: &'static str| {
-            Error::invalid(field, format!("`{field}` is missing; it is required"))
-        };
         let first = self.text_1.or(self.queries).or(self.data_1);
-        let first = first.ok_or_else(|| missing("text_1"))?.into_texts();
+        let first = first.ok_or_else(|| Error::missing("text_1"))?.into_texts();
         let second = self
             .text_2
             .or(self.documents)
             .or(self.items)
             .or(self.data_2);
-        let second = second.ok_or_else(|| missing("text_2"))?.into_texts();
+        let second = second.ok_or_else(|| Error::missing("text_2"))?.into_texts();
         let (one, many) = (first.len(), second.len());
         if many == 0 || one != 1 && one != many {
             return Err(Error::invalid(

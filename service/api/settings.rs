@@ -3,7 +3,17 @@
 use std::time::Duration;
 
 use super::access::ApiKeys;
+pub use super::rate::RateSettings;
 pub use crate::config::TokenIds;
+
+/// What pages of the allowed origins may call from a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PagesMay {
+    /// Everything but the routes that manage the server.
+    Infer,
+    /// Those, too.
+    Manage,
+}
 
 /// Limits and choices of the HTTP edge. Immutable while serving.
 #[derive(Debug, Clone)]
@@ -22,6 +32,12 @@ pub struct ApiSettings {
     pub stall_timeout: Duration,
     /// Origins whose pages may call from a browser; `*` stands for all, an empty list for none.
     pub cors_origins: Vec<String>,
+    /// What those pages may call.
+    pub pages_may: PagesMay,
+    /// What each key may ask for in a minute.
+    pub rate: RateSettings,
+    /// Whether rerank answers have the documents unless the request says.
+    pub return_documents: bool,
     /// Whether `/metrics` answers without a key when keys are set.
     pub metrics_open: bool,
     /// `host:port` as the model records tell it.
@@ -40,6 +56,9 @@ impl Default for ApiSettings {
             request_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(30),
             cors_origins: vec!["*".into()],
+            pages_may: PagesMay::Infer,
+            rate: RateSettings::default(),
+            return_documents: false,
             metrics_open: true,
             address: "127.0.0.1:9997".into(),
             onnxruntime_version: String::new(),

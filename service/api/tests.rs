@@ -10,6 +10,7 @@ mod embeddings;
 mod golden;
 mod infinity;
 mod jina;
+mod limits;
 mod llama_cpp;
 mod ollama;
 mod outputs;
@@ -182,14 +183,26 @@ impl Server {
 
     /// A server whose forward passes wait for the gate to be dropped.
     fn gated(settings: ApiSettings, limits: EngineLimits) -> (Self, Gate) {
+        let server = Self::loading(settings, limits);
+        let gate = server.open_gated("fake");
+        (server, gate)
+    }
+
+    /// Adds an embedding model whose forward passes wait for the gate to be dropped.
+    fn add_gated(&self, name: &str) -> Gate {
+        let info = ModelInfo::loading(name, vec![]);
+        self.engine.register(info).unwrap();
+        self.open_gated(name)
+    }
+
+    fn open_gated(&self, name: &str) -> Gate {
         let (begun, reached) = unbounded_channel();
         let (open, closed) = channel();
-        let server = Self::loading(settings, limits);
         let checkpoint =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints/bert-tiny-mean");
         let tokenizer = Tokenizer::load(&checkpoint).unwrap();
         let parts = Parts {
-            name: "fake".into(),
+            name: name.into(),
             info: info(tokenizer.vocab_size()),
             tokenizer: Arc::new(tokenizer),
             late_interaction: None,
@@ -201,17 +214,14 @@ impl Server {
                     closed,
                 }),
             )],
-            telemetry: server.telemetry.clone(),
+            telemetry: self.telemetry.clone(),
         };
-        server.engine.serve_parts(parts).unwrap();
-        server.fleet.adopt("fake");
-        (
-            server,
-            Gate {
-                reached,
-                _closed: open,
-            },
-        )
+        self.engine.serve_parts(parts).unwrap();
+        self.fleet.adopt(name);
+        Gate {
+            reached,
+            _closed: open,
+        }
     }
 
     /// A server whose model is registered and no more.

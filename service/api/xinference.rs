@@ -7,6 +7,7 @@ pub mod docs;
 pub mod engines;
 pub mod instances;
 pub mod launch;
+pub mod pieces;
 pub mod records;
 pub mod register;
 pub mod registrations;
@@ -21,6 +22,10 @@ use crate::{
     engine::request::Task,
     error::{Error, Result},
 };
+
+/// GPUs that models can run on. In this version every model runs on the CPU, whatever the machine
+/// has besides.
+const GPUS: u32 = 0;
 
 /// What a model is launched as and registered under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! are made by pure functions; this module only chooses the command.
 
 mod cached;
+mod cal_model_mem;
 mod check;
 mod doctor;
 mod embed;
@@ -14,9 +15,11 @@ mod list;
 mod local;
 mod logging;
 mod models;
+mod notify;
 mod print_config;
 mod ps;
 mod pull;
+mod ready;
 mod registrations;
 mod remote;
 mod report;
@@ -89,6 +92,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// Say how much memory models will take, without loading them
     Estimate(estimate::EstimateArgs),
+    /// Estimate the GPU memory of a chat model, as Xinference's command of that name
+    CalModelMem(cal_model_mem::CalModelMemArgs),
     /// Ask a running server what it serves
     Ps(ps::PsArgs),
     /// Have a running server load a model
@@ -199,6 +204,7 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Rerank(args) => rerank::run(args, context),
         Command::Models(args) => models::run(args, context),
         Command::Estimate(args) => estimate::run(args, context),
+        Command::CalModelMem(args) => cal_model_mem::run(&args, context),
         Command::Ps(args) => ps::run(args, context),
         Command::Launch(args) => launch::run(args, context),
         Command::List(args) => list::run(args, context),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::flags::{Flags, Service};
 use super::{Context, Failure, print};
-use crate::config::{DEFAULTS, OTHER_VARIABLES, Purpose, SETTINGS, show};
+use crate::config::{DEFAULTS, FILE_VARIABLES, OTHER_VARIABLES, Purpose, SETTINGS, show};
 
 /// Flags of `retort config`.
 #[derive(Args)]
@@ -37,6 +37,13 @@ fn variables() -> String {
     let mut rows = super::table::table(&["variable", "key", "what for"]);
     for setting in SETTINGS {
         rows.add_row([&setting.variables.join(", "), setting.key, setting.help]);
+    }
+    for (key, name) in FILE_VARIABLES {
+        rows.add_row([
+            name,
+            key,
+            "A file with the value, for secrets that are mounted",
+        ]);
     }
     for (name, help) in OTHER_VARIABLES {
         rows.add_row([name, "", help]);

@@ -9,10 +9,11 @@ use serde::Deserialize;
 use super::flags::{Flags, Service};
 use super::report::base_url;
 use super::table::{render, table};
-use super::{Context, Failure, print};
+use super::{Context, Failure, print, ready};
 use crate::config::{Purpose, Secret};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer that needs no work is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Flags of `retort ps`.
 #[derive(Args)]
@@ -23,6 +24,20 @@ pub struct PsArgs {
     /// Print what the server answers, as JSON
     #[arg(long)]
     json: bool,
+    /// Say only whether all models that the server must have answer; the exit code is 0 when they
+    /// do, else 1
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
+    /// With `--ready`, wait until they do, for at most so many seconds, also for the server itself
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "ready",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "600"
+    )]
+    wait: Option<u32>,
     #[command(flatten)]
     flags: Flags<Service>,
 }
@@ -32,6 +47,12 @@ pub fn run(args: PsArgs, context: &Context) -> Result<ExitCode, Failure> {
     let server = context.load(Purpose::Local, args.flags)?.config.server;
     let url = args.url.unwrap_or_else(|| base_url(server.address));
     let url = url.trim_end_matches('/').trim_end_matches("/v1");
+    if args.ready {
+        let limit = Duration::from_secs(args.wait.unwrap_or(0).into());
+        let models = ready::wait(&client(ready::PATIENCE), url, limit)?;
+        print(&format!("ready: {models}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut keys = server.api_keys.iter().chain(&server.admin_api_keys);
     let body = ask(url, keys.next().map(Secret::expose))?;
     if args.json {
@@ -43,16 +64,16 @@ pub fn run(args: PsArgs, context: &Context) -> Result<ExitCode, Failure> {
 }
 
 /// A client for servers of one's own: no proxy stands between, and no answer is waited for long.
-pub fn client() -> ureq::Agent {
+pub fn client(patience: Duration) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(patience))
         .http_status_as_error(false)
         .proxy(None);
     config.build().into()
 }
 
 fn ask(url: &str, key: Option<&str>) -> Result<String, Failure> {
-    let mut request = client().get(format!("{url}/v1/models"));
+    let mut request = client(PATIENCE).get(format!("{url}/v1/models"));
     if let Some(key) = key {
         request = request.header("Authorization", format!("Bearer {key}"));
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::flags::{Flags, Service};
+use super::notify::Notify;
 use super::report::{Report, RuntimeFacts, report};
 use super::{Context, Failure, logging, print};
 use crate::config::{Loaded, Purpose};
@@ -32,11 +33,13 @@ impl ServeArgs {
 pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
     let loaded = context.load(Purpose::Serve, args.flags)?;
     logging::start(&loaded.config.server, context.colors())?;
+    let notify = Notify::new(&context.environment);
     let door = Door::bind(&loaded.config)?;
     let address = door.address();
     let progress = Progress::stderr();
     let core = Arc::new(Core::new(&loaded.config, &progress)?);
     core.fleet.restore();
+    notify.tell("STATUS=loading models");
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -47,18 +50,26 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
             let core = core.clone();
             tokio::task::spawn_blocking(move || core.load())
         };
-        let mut serving = std::pin::pin!(door.serve(&core, &loaded.config, shutdown_signal()));
+        let mut serving =
+            std::pin::pin!(door.serve(&core, &loaded.config, told_to_stop(notify.clone())));
         let loading = tokio::select! {
             ended = &mut serving => return ended.map_err(|error| broken(&error)),
             loading = loading => loading,
         };
         loading.map_err(|error| Failure::new(format!("loading broke off: {error}")))??;
         print(&report(&Report::of(&core, &loaded, address)))?;
+        notify.tell(&format!("READY=1\nSTATUS=serving on {address}"));
         serving.await.map_err(|error| broken(&error))
     });
     // A model that is still being fetched must not hold up the end.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Resolves when the service is to end, which whoever started it is told.
+async fn told_to_stop(notify: Notify) {
+    shutdown_signal().await;
+    notify.tell("STOPPING=1\nSTATUS=finishing what is inside");
 }
 
 fn broken(error: &std::io::Error) -> Failure {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::settings::{MODEL, OTHER_VARIABLES, SETTINGS, Setting};
+use super::settings::{FILE_VARIABLES, MODEL, OTHER_VARIABLES, SETTINGS, Setting};
 use super::{Environment, Error, file};
 
 /// Where the value in force came from.
@@ -87,6 +87,16 @@ impl Layers {
                 .find_map(|&name| Some((name, environment.get(name)?)));
             if let Some((name, text)) = set {
                 self.apply_text(setting, &[text.into()], Origin::Variable(name))?;
+            }
+            let file = FILE_VARIABLES.iter().find(|(key, _)| *key == setting.key);
+            let file = file.and_then(|&(_, name)| Some((name, environment.get(name)?)));
+            match (file, set) {
+                (None, _) => {}
+                (Some((file, _)), Some((name, _))) => return Err(both(file, name)),
+                (Some((name, path)), None) => {
+                    let text = secret_in(name, Path::new(path))?;
+                    self.apply_text(setting, &[text], Origin::Variable(name))?;
+                }
             }
         }
         Ok(unknown_variables(environment))
@@ -220,6 +230,29 @@ fn parse(texts: &[String], like: &Value) -> Result<Value, &'static str> {
     }
 }
 
+/// What a mounted secret holds; each line is a value, as each comma begins one.
+fn secret_in(variable: &str, path: &Path) -> Result<String, Error> {
+    let hint = format!("`{variable}` must name a file with the secret and nothing else");
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::new(format!(
+            "cannot read `{}`, which `{variable}` names: {error}",
+            path.display()
+        ))
+        .with_hint(&hint)
+    })?;
+    let lines: Vec<&str> = text.split_whitespace().collect();
+    if lines.is_empty() {
+        let message = format!("the file `{}` is empty", path.display());
+        return Err(Error::new(message).with_hint(hint));
+    }
+    Ok(lines.join(","))
+}
+
+fn both(file: &str, name: &str) -> Error {
+    Error::new(format!("both `{name}` and `{file}` are set"))
+        .with_hint("leave one of them out, so that it is clear which one counts")
+}
+
 /// Commas separate the members of a list.
 fn split(texts: &[String]) -> Vec<String> {
     let members = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
@@ -244,6 +277,7 @@ fn unknown_variables(environment: &Environment) -> Vec<String> {
         .iter()
         .flat_map(|setting| setting.variables.iter().copied())
         .chain(OTHER_VARIABLES.iter().map(|&(name, _)| name))
+        .chain(FILE_VARIABLES.iter().map(|&(_, name)| name))
         .collect();
     let ours = environment
         .names()

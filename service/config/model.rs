@@ -11,6 +11,9 @@ use crate::keep_alive::KeepAlive;
 
 const NAME_CHARS_MAX: usize = 100;
 
+/// Beyond this many replicas of one model, sessions only wait for each other.
+pub const REPLICAS_MAX: usize = 64;
+
 /// A model to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelEntry {

@@ -12,6 +12,7 @@ pub(super) struct Raw {
     pub(super) runtime: RawRuntime,
     pub(super) models: RawModels,
     pub(super) embeddings: RawEmbeddings,
+    pub(super) rerank: RawRerank,
     pub(super) model: Vec<RawModel>,
 }
 
@@ -24,6 +25,7 @@ pub(super) struct RawServer {
     pub(super) admin_api_keys: Vec<String>,
     pub(super) allow_public: bool,
     pub(super) cors_origins: Vec<String>,
+    pub(super) cors_admin: bool,
     pub(super) metrics_open: bool,
     pub(super) max_body_bytes: i64,
     pub(super) request_timeout_s: i64,
@@ -31,6 +33,7 @@ pub(super) struct RawServer {
     pub(super) stall_timeout_s: i64,
     pub(super) max_connections: i64,
     pub(super) drain_timeout_s: i64,
+    pub(super) drain_delay_s: i64,
     pub(super) log: String,
     pub(super) log_format: String,
 }
@@ -41,6 +44,8 @@ pub(super) struct RawLimits {
     pub(super) max_inputs_per_request: i64,
     pub(super) max_batch_tokens: i64,
     pub(super) max_queue_tokens: i64,
+    pub(super) requests_per_minute: i64,
+    pub(super) tokens_per_minute: i64,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +84,12 @@ pub(super) struct RawModels {
 pub(super) struct RawEmbeddings {
     pub(super) token_ids: String,
     pub(super) allow_untrained_dimensions: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRerank {
+    pub(super) return_documents_default: bool,
 }
 
 #[derive(Deserialize)]

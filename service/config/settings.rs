@@ -164,6 +164,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Origins whose pages may call the service from a browser",
     },
     Setting {
+        key: "server.cors_admin",
+        flag: "cors-admin",
+        value_name: "BOOL",
+        variables: &["RETORT_CORS_ADMIN"],
+        scope: Scope::Server,
+        help: "Those pages may also launch and unload models",
+    },
+    Setting {
         key: "server.metrics_open",
         flag: "metrics-open",
         value_name: "BOOL",
@@ -212,6 +220,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Time that requests under way get on shutdown",
     },
     Setting {
+        key: "server.drain_delay_s",
+        flag: "drain-delay-s",
+        value_name: "SECONDS",
+        variables: &["RETORT_DRAIN_DELAY_S"],
+        scope: Scope::Server,
+        help: "Time before that in which requests are taken, not ready any more",
+    },
+    Setting {
         key: "server.max_body_bytes",
         flag: "max-body-bytes",
         value_name: "BYTES",
@@ -234,6 +250,22 @@ pub const SETTINGS: &[Setting] = &[
         variables: &["RETORT_MAX_QUEUE_TOKENS"],
         scope: Scope::Limits,
         help: "Tokens that may wait before requests are refused",
+    },
+    Setting {
+        key: "limits.requests_per_minute",
+        flag: "requests-per-minute",
+        value_name: "N",
+        variables: &["RETORT_REQUESTS_PER_MINUTE"],
+        scope: Scope::Limits,
+        help: "Requests per minute and key; 0: any number",
+    },
+    Setting {
+        key: "limits.tokens_per_minute",
+        flag: "tokens-per-minute",
+        value_name: "TOKENS",
+        variables: &["RETORT_TOKENS_PER_MINUTE"],
+        scope: Scope::Limits,
+        help: "Tokens per minute and key; 0: any number",
     },
     Setting {
         key: "limits.max_batch_tokens",
@@ -332,6 +364,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Take `dimensions` that a model was not trained to be cut to",
     },
     Setting {
+        key: "rerank.return_documents_default",
+        flag: "return-documents-default",
+        value_name: "BOOL",
+        variables: &["RETORT_RETURN_DOCUMENTS_DEFAULT"],
+        scope: Scope::Limits,
+        help: "Rerank answers contain the documents unless the request says",
+    },
+    Setting {
         key: "server.log",
         flag: "log",
         value_name: "LEVEL",
@@ -347,6 +387,14 @@ pub const SETTINGS: &[Setting] = &[
         scope: Scope::Logging,
         help: "`text` for people, `json` for machines",
     },
+];
+
+/// Variables with the path of a file that has the value, for secrets that are mounted; what is in
+/// it counts as if the variable without `_FILE` were set.
+pub const FILE_VARIABLES: &[(&str, &str)] = &[
+    ("server.api_keys", "RETORT_API_KEY_FILE"),
+    ("server.admin_api_keys", "RETORT_ADMIN_API_KEY_FILE"),
+    ("models.hf_token", "RETORT_HF_TOKEN_FILE"),
 ];
 
 /// Variables that are read but set no option, and what each is for.
@@ -373,6 +421,14 @@ pub const OTHER_VARIABLES: &[(&str, &str)] = &[
     (
         "MODELSCOPE_CACHE",
         "ModelScope's own cache, which is read as well",
+    ),
+    (
+        "CUDA_VISIBLE_DEVICES",
+        "GPUs; none is used in this version, and naming one is warned about",
+    ),
+    (
+        "NOTIFY_SOCKET",
+        "Set by systemd for `Type=notify`: told when the models are ready",
     ),
     (
         "HTTPS_PROXY",

@@ -400,6 +400,7 @@ fn no_flag_or_variable_is_used_twice() {
     assert_eq!(names.len(), count);
 }
 
+mod environment;
 mod tables;
 
 mod catalogue {

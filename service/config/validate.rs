@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origin};
 use retort_models::{Catalog, Pooling, Task};
 
-use super::model::{self, ModelEntry};
+use super::model::{self, ModelEntry, REPLICAS_MAX};
 use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawServer};
 use super::settings::{MODEL, setting};
 use super::{
@@ -52,6 +52,7 @@ pub fn validate(
             keep_alive: rules.keep_alive(&raw.models.keep_alive)?,
             allow_eviction: raw.models.allow_eviction,
         },
+        return_documents: raw.rerank.return_documents_default,
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
         memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
         provision: rules.provision(&raw, environment)?,
@@ -121,11 +122,13 @@ impl Rules<'_> {
         let stall_s = seconds("server.stall_timeout_s", raw.stall_timeout_s, 1..=86_400)?;
         let idle_s = seconds("server.idle_timeout_s", raw.idle_timeout_s, 1..=86_400)?;
         let drain_s = seconds("server.drain_timeout_s", raw.drain_timeout_s, 0..=3_600)?;
+        let delay_s = seconds("server.drain_delay_s", raw.drain_delay_s, 0..=3_600)?;
         Ok(ServerConfig {
             address: SocketAddr::new(ip, u16::try_from(port).unwrap_or_default()),
             api_keys,
             admin_api_keys,
             cors_origins: raw.cors_origins.clone(),
+            cors_admin: raw.cors_admin,
             metrics_open: raw.metrics_open,
             max_body_bytes: self.number(
                 "server.max_body_bytes",
@@ -140,6 +143,7 @@ impl Rules<'_> {
                 raw.max_connections,
                 1..=1_000_000,
             )?,
+            drain_delay: Duration::from_secs(delay_s),
             drain_timeout: Duration::from_secs(drain_s),
             log: raw.log.clone(),
             log_format: match raw.log_format.as_str() {
@@ -153,6 +157,10 @@ impl Rules<'_> {
     fn limits(&self, raw: &RawLimits) -> Result<LimitsConfig, Error> {
         let inputs = raw.max_inputs_per_request;
         let batch = raw.max_batch_tokens;
+        let per_minute = |key, value| {
+            let limit = or_none(self.number(key, value, 0..=i64::from(u32::MAX))?);
+            Ok::<_, Error>(limit.and_then(|limit| u32::try_from(limit).ok()))
+        };
         Ok(LimitsConfig {
             max_inputs_per_request: self.number(
                 "limits.max_inputs_per_request",
@@ -169,6 +177,8 @@ impl Rules<'_> {
                 raw.max_queue_tokens,
                 512..=1 << 40,
             )?,
+            requests_per_minute: per_minute("limits.requests_per_minute", raw.requests_per_minute)?,
+            tokens_per_minute: per_minute("limits.tokens_per_minute", raw.tokens_per_minute)?,
         })
     }
 
@@ -387,14 +397,13 @@ fn model_keep_alive(id: &str, text: &str) -> Result<KeepAlive, Error> {
 }
 
 fn replicas(id: &str, value: i64) -> Result<usize, Error> {
-    let in_range = Some(value).filter(|value| (1..=64).contains(value));
-    in_range
-        .and_then(|value| usize::try_from(value).ok())
-        .ok_or_else(|| {
-            Error::new(format!(
-                "`replicas` = `{value}` of model `{id}` is not within 1 to 64"
-            ))
-        })
+    let count = usize::try_from(value).ok();
+    let in_range = count.filter(|count| (1..=REPLICAS_MAX).contains(count));
+    in_range.ok_or_else(|| {
+        Error::new(format!(
+            "`replicas` = `{value}` of model `{id}` is not within 1 to {REPLICAS_MAX}"
+        ))
+    })
 }
 
 fn or_none(value: usize) -> Option<usize> {

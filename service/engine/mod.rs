@@ -1,6 +1,7 @@
 //! The one core under all dialects. It knows requests and models, no wire format.
 
 pub mod encode;
+mod probe;
 mod registry;
 pub mod request;
 mod usage;
@@ -10,7 +11,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use retort_models::{Encode, EncoderModel};
@@ -20,12 +21,14 @@ use self::{
     registry::{Found, Registry},
     request::{
         Backlog, ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse,
-        EmbedRequest, EmbedResponse, ModelInfo, ModelState, Pairs, RerankRequest, RerankResponse,
-        ScoreRequest, ScoreResponse, Task, TokenizeRequest, TokenizeResponse,
+        EmbedRequest, EmbedResponse, ModelInfo, Pairs, PiecesRequest, PiecesResponse,
+        RerankRequest, RerankResponse, ScoreRequest, ScoreResponse, Task, TokenizeRequest,
+        TokenizeResponse,
     },
     usage::Lease,
 };
 pub use self::{
+    probe::Probe,
     registry::{Claim, ModelUse},
     usage::{Alarm, Clock, Expiry, Retired, Usage},
 };
@@ -33,6 +36,7 @@ pub use crate::keep_alive::KeepAlive;
 use crate::{
     error::{Error, Result},
     telemetry::Telemetry,
+    unix_time,
 };
 
 /// The handle that all handlers hold; cheap to clone.
@@ -69,17 +73,6 @@ pub struct EngineLimits {
     pub untrained_dimensions: UntrainedDimensions,
     /// Workers that share the cores when there is more than one input; at most `threads`.
     pub workers: usize,
-}
-
-/// The outcome of a real forward pass on one model.
-#[derive(Debug)]
-pub struct Probe {
-    /// The served name.
-    pub model: String,
-    /// The device that ran it.
-    pub device: String,
-    /// How long it took, `None` where the model sleeps; or why it failed.
-    pub outcome: Result<Option<Duration>>,
 }
 
 impl Engine {
@@ -168,12 +161,8 @@ impl Engine {
             untrained_dimensions: self.0.limits.untrained_dimensions,
         };
         let pipeline = Pipeline::start(parts, limits, self.0.pool.clone())?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        self.0
-            .registry
-            .ready(&name, Arc::new(pipeline), now.as_secs());
+        let now = unix_time::now().as_secs();
+        self.0.registry.ready(&name, Arc::new(pipeline), now);
         Ok(())
     }
 
@@ -267,6 +256,19 @@ impl Engine {
         self.in_time(async {
             let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
             pipeline.detokenize(request).await
+        })
+        .await
+    }
+
+    /// The tokens that ids stand for.
+    ///
+    /// # Errors
+    /// As [`Engine::detokenize`].
+    pub async fn pieces(&self, request: PiecesRequest) -> Result<PiecesResponse> {
+        self.admit("input", request.ids.len())?;
+        self.in_time(async {
+            let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
+            pipeline.pieces(&request)
         })
         .await
     }
@@ -376,39 +378,6 @@ impl Engine {
         found
             .and_then(|(_, pipeline, _)| pipeline)
             .map_or_else(Backlog::default, |pipeline| pipeline.backlog())
-    }
-
-    /// A real forward pass on every loaded model, ahead of whatever waits. Models that are not
-    /// required count once they are loaded; those that sleep are left asleep.
-    pub async fn probe(&self) -> Vec<Probe> {
-        const PATIENCE: Duration = Duration::from_secs(10);
-        let mut probes = Vec::new();
-        for info in self.0.registry.list() {
-            // A lease counts as use, so each is held only for its own pass.
-            let Some((info, pipeline, asleep)) = self.0.registry.pipeline(&info.name) else {
-                continue;
-            };
-            let device = info
-                .encoder
-                .as_ref()
-                .map_or("none", |e| &e.device)
-                .to_owned();
-            let outcome = match (pipeline, info.state) {
-                (Some(pipeline), _) => pipeline.probe(PATIENCE).await.map(Some),
-                // It has answered before, and waking it for this would defeat its sleep.
-                (None, _) if asleep => Ok(None),
-                // What was launched beside the models that are required cannot take them away.
-                (None, _) if !info.required => continue,
-                (None, ModelState::Failed(reason)) => Err(Error::NotReady(reason)),
-                (None, _) => Err(Error::NotReady("still loading".into())),
-            };
-            probes.push(Probe {
-                model: info.name,
-                device,
-                outcome,
-            });
-        }
-        probes
     }
 
     /// Sets how long a model stays in memory without requests, from its next load on.

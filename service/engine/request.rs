@@ -12,7 +12,7 @@ use std::time::Duration;
 use retort_models::TruncationSide;
 
 pub use self::{
-    classify::{Classified, ClassifyInput, ClassifyRequest, ClassifyResponse},
+    classify::{Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, label_name},
     embed::{
         Chunk, ChunkPooling, Conditioning, Context, EmbedInput, EmbedRequest, EmbedResponse,
         Embedding, LongInput, PromptWish,
@@ -24,7 +24,10 @@ pub use self::{
         HybridWeights, LongDocument, PairScore, Pairs, Ranked, RerankRequest, RerankResponse,
         Scale, ScoreOptions, ScoreRequest, ScoreResponse,
     },
-    tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse},
+    tokenize::{
+        DetokenizeRequest, DetokenizeResponse, PiecesRequest, PiecesResponse, TokenizeRequest,
+        TokenizeResponse,
+    },
 };
 
 /// How a long input is made to fit.

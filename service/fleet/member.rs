@@ -6,13 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
 };
 
 use tokio::sync::watch;
 
 use super::{FileProgress, FoundFiles, LaunchProgress, LaunchSpec, Stage, StartError};
-use crate::{config::ModelEntry, provision::Watch};
+use crate::{config::ModelEntry, provision::Watch, unix_time};
 
 /// Share of the progress bar that fetching gets; the rest is loading.
 const FETCHED: f64 = 0.7;
@@ -48,10 +47,7 @@ impl Member {
         Arc::new(Self {
             id,
             entry,
-            launched: SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            launched: unix_time::now().as_secs(),
             state: Mutex::new(State {
                 spec,
                 stage: Stage::Queued,

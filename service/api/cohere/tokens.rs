@@ -77,7 +77,7 @@ pub async fn tokenize(
     JsonBody(body): JsonBody<CohereTokenizeBody>,
 ) -> Result<Response> {
     let model = fields::named_model(body.model)?;
-    let text = body.text.ok_or_else(|| missing("text"))?;
+    let text = body.text.ok_or_else(|| Error::missing("text"))?;
     log.asked(1);
     state.announce(&log, model.as_deref());
     let request = TokenizeRequest {
@@ -104,7 +104,7 @@ pub async fn detokenize(
     JsonBody(body): JsonBody<CohereDetokenizeBody>,
 ) -> Result<Json<CohereDetokenizeAnswer>> {
     let model = fields::named_model(body.model)?;
-    let ids = body.tokens.ok_or_else(|| missing("tokens"))?;
+    let ids = body.tokens.ok_or_else(|| Error::missing("tokens"))?;
     log.asked(1);
     state.announce(&log, model.as_deref());
     let request = DetokenizeRequest {
@@ -117,8 +117,4 @@ pub async fn detokenize(
         text: response.texts.concat().into(),
         meta: CohereMeta::new(Version::One, None),
     }))
-}
-
-fn missing(field: &'static str) -> Error {
-    Error::invalid(field, format!("`{field}` is missing; it is required"))
 }

@@ -228,8 +228,7 @@ pub fn nothing_from(engine: &Engine, model: Option<&str>) -> Result<EmbedRespons
 }
 
 fn named(engine: &Engine, model: Option<String>) -> Result<ModelInfo> {
-    let name = fields::named_model(model)?
-        .ok_or_else(|| Error::invalid("model", "`model` is missing; it is required"))?;
+    let name = fields::named_model(model)?.ok_or_else(|| Error::missing("model"))?;
     engine.model(&name)
 }
 

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use axum::response::Response;
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
-use retort_models::{Head, Heads, MultiVector, SparseVector};
+use retort_models::{Head, Heads, SparseVector};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::encodings::{Encodings, Rows, Vector};
 use crate::{
     api::answer::{self, Headers, InputUsage, UsageBody, new_id, now},
     engine::request::{EmbedResponse, Embedding},
@@ -35,14 +36,23 @@ impl TryFrom<String> for Encoding {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "float" => Ok(Self::Float),
-            "base64" => Ok(Self::Base64),
-            "binary" => Ok(Self::Binary),
-            "ubinary" => Ok(Self::Ubinary),
-            _ => Err(format!(
-                "`{name}` is none of `float`, `base64`, `binary` and `ubinary`"
-            )),
+        let known = Self::ALL.into_iter().find(|known| known.name() == name);
+        known
+            .ok_or_else(|| format!("`{name}` is none of `float`, `base64`, `binary` and `ubinary`"))
+    }
+}
+
+impl Encoding {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Float, Self::Base64, Self::Binary, Self::Ubinary];
+
+    /// As clients name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Base64 => "base64",
+            Self::Binary => "binary",
+            Self::Ubinary => "ubinary",
         }
     }
 }
@@ -53,7 +63,7 @@ pub struct Shape {
     /// The model as the caller named it, which the answer repeats.
     pub model: Option<String>,
     /// How vectors are written.
-    pub encoding: Encoding,
+    pub encodings: Encodings,
     /// Whether each output has a key of its own.
     pub named_outputs: bool,
     /// Whether the account of each input was asked for.
@@ -85,7 +95,8 @@ struct Datum<'a> {
     object: &'static str,
     /// The place of the input within this request.
     index: usize,
-    /// A list of numbers, or a string with `base64`; a map or a list of lists for other objects.
+    /// A list of numbers, or a string with `base64`; by type when several are asked
+    /// for; a map or a list of lists for other objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<EmbeddingForm>)]
     embedding: Option<Main<'a>>,
@@ -154,14 +165,14 @@ impl<'a> EmbeddingsAnswer<'a> {
 
 impl<'a> Datum<'a> {
     fn new(index: usize, embedding: &'a Embedding, heads: Heads, shape: &'a Shape) -> Self {
-        let encoding = shape.encoding;
-        let vector = heads.contains(Head::Dense).then_some(Written {
+        let encodings = &shape.encodings;
+        let vector = heads.contains(Head::Dense).then_some(Vector {
             vector: &embedding.vector,
-            encoding,
+            encodings,
         });
         let sparse = embedding.sparse.as_ref().map(Entries);
         let rows = embedding.multi_vector.as_ref();
-        let rows = rows.map(|vectors| Rows { vectors, encoding });
+        let rows = rows.map(|vectors| Rows { vectors, encodings });
         let only = |head: Head| !shape.named_outputs && heads == head.into();
         let (object, main, sparse, rows) = match (sparse, rows) {
             (Some(sparse), _) if only(Head::Sparse) => {
@@ -186,7 +197,7 @@ impl<'a> Datum<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Main<'a> {
-    Vector(Written<'a>),
+    Vector(Vector<'a>),
     Sparse(Entries<'a>),
     Rows(Rows<'a>),
 }
@@ -199,21 +210,6 @@ impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
         let Self(SparseVector { ids, weights }) = self;
         json.collect_map(ids.iter().zip(weights))
-    }
-}
-
-/// One vector per token.
-#[derive(Debug)]
-struct Rows<'a> {
-    vectors: &'a MultiVector,
-    encoding: Encoding,
-}
-
-impl Serialize for Rows<'_> {
-    fn serialize<S: Serializer>(&self, json: S) -> Result<S::Ok, S::Error> {
-        let encoding = self.encoding;
-        let rows = self.vectors.rows();
-        json.collect_seq(rows.map(|vector| Written { vector, encoding }))
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::{
     api::{AppState, addressed::Addressed},
-    engine::request::{ModelInfo, ModelKind, ModelState, Task},
+    engine::request::{ModelInfo, ModelKind, ModelState, Task, label_name},
     error::{Error, Result},
 };
 
@@ -84,10 +84,7 @@ impl Info {
                 return Err(Error::NotReady(message));
             }
         };
-        let name = |index: usize| {
-            let own = encoder.label_names.get(index).cloned();
-            own.unwrap_or_else(|| format!("LABEL_{index}"))
-        };
+        let name = |index| label_name(&encoder.label_names, index).into_owned();
         let labels = || Labels {
             id2label: (0..encoder.labels)
                 .map(|i| (i.to_string(), name(i)))

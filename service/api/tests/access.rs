@@ -55,6 +55,7 @@ fn body(path: &str) -> &'static str {
     match path {
         // Cohere's routes take one of `texts` and `inputs`.
         "/v1/embed" | "/v2/embed" => r#"{"texts":["a"]}"#,
+        "/v1/convert_ids_to_tokens" => r#"{"input":["5"]}"#,
         _ if path.ends_with("/similarity") => {
             r#"{"inputs":{"source_sentence":"a","sentences":["a"]}}"#
         }

@@ -102,9 +102,14 @@ async fn the_table_of_bad_bodies() {
             "`encoding_format`: `hex` is none of",
         ),
         (
-            b"{\"input\":\"a\",\"embedding_type\":[\"float\"]}",
+            b"{\"input\":\"a\",\"embedding_type\":[\"hex\"]}",
             400,
-            "`embedding_type`",
+            "`embedding_type[0]`: `hex` is none of",
+        ),
+        (
+            b"{\"input\":\"a\",\"embedding_type\":[]}",
+            400,
+            "the list of types is empty",
         ),
         (
             b"{\"input\":\"a\",\"dimensions\":-1}",

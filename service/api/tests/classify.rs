@@ -5,6 +5,23 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
+async fn an_input_without_a_text_is_called_empty() {
+    let server = Server::family();
+    for (input, sentence) in [
+        (serde_json::json!([]), "empty list"),
+        (serde_json::json!([[]]), "the input is an empty list"),
+        (
+            serde_json::json!([["a", "b", "c", "d"]]),
+            "invalid length 4",
+        ),
+    ] {
+        let body = serde_json::json!({"model": "nli", "input": input}).to_string();
+        let detail = server.post("/v1/classify", body).await.error(400);
+        assert!(detail.contains(sentence), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn all_labels_of_each_input_are_given() {
     let server = Server::family();
     let sent = json!({"model": "nli", "input": ["the rain", ["the rain", "the rain"]]});

@@ -44,6 +44,7 @@ fn fits(found: Option<&Value>, expected: &str) -> bool {
     };
     match expected {
         "text" => found.as_str().is_some_and(|text| !text.is_empty()),
+        "yes or no" => found.is_boolean(),
         "object" => found.as_object().is_some_and(|fields| !fields.is_empty()),
         "count" => found.as_u64().is_some_and(|count| count > 0),
         "index" => found.is_u64(),
@@ -89,6 +90,7 @@ fn the_words_of_the_records_can_fail() {
         ("/missing", "text"),
         ("/null", "absent"),
         ("/zero", "count"),
+        ("/zero", "yes or no"),
         ("/null", "index"),
         ("/logit", "unit score"),
         ("/list", "vector"),

@@ -437,3 +437,28 @@ async fn pairs_are_scored_in_the_order_of_the_request() {
         server.post("/v1/score", wrong.to_string()).await.error(400);
     }
 }
+
+#[tokio::test]
+async fn the_operator_may_have_documents_returned_unless_a_request_says() {
+    let server = Server::family_with(ApiSettings {
+        return_documents: true,
+        ..ApiSettings::default()
+    });
+    let body = json!({"model": "judge", "query": "a", "documents": ["a"]});
+    let document = |answer: &Value| answer["results"][0].get("document").cloned();
+    for path in ["/v1/rerank", "/rerank"] {
+        let answer = server.ok(path, &body).await;
+        assert_eq!(document(&answer), Some(json!({"text": "a"})), "{path}");
+    }
+    let mut refused = body.clone();
+    refused["return_documents"] = false.into();
+    assert_eq!(document(&server.ok("/v1/rerank", &refused).await), None);
+    let mut silent = body.clone();
+    silent["return_documents"] = Value::Null;
+    silent["kwargs"] = "{}".into();
+    assert!(document(&server.ok("/v1/rerank", &silent).await).is_some());
+    // These protocols say themselves what is returned.
+    for path in ["/v2/rerank", "/api/rerank", "/infinity/rerank"] {
+        assert_eq!(document(&server.ok(path, &body).await), None, "{path}");
+    }
+}

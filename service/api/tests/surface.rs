@@ -171,6 +171,40 @@ async fn a_ready_server_says_so() {
 }
 
 #[tokio::test]
+async fn all_models_are_probed_at_once() {
+    let (server, mut first) = Server::gated(ApiSettings::default(), limits());
+    let mut second = server.add_gated("second");
+    let asking = tokio::spawn({
+        let server = server.clone();
+        async move { server.get("/readyz").await }
+    });
+    first.reached.recv().await.unwrap();
+    second.reached.recv().await.unwrap();
+    // One after the other, the first would have run out of time before the second began.
+    drop((first, second));
+    let ready = asking.await.unwrap();
+    assert_eq!(ready.status, 200, "{}", ready.text());
+    let names = ready.json()["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["model"].clone())
+        .collect::<Vec<_>>();
+    assert_eq!(names, ["fake", "second"]);
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_is_not_ready_and_still_answers() {
+    let server = Server::new();
+    server.lifetime.leave();
+    let ready = server.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["detail"], "the server is shutting down");
+    assert_eq!(server.get("/livez").await.status, 200);
+    server.embed(r#"{"input":"a"}"#).await;
+}
+
+#[tokio::test]
 async fn head_answers_wherever_get_does() {
     let server = Server::new();
     for path in [

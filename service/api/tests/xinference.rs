@@ -20,6 +20,39 @@ impl Server {
 const MISSING: &str = "/nowhere/at/all";
 
 #[tokio::test]
+async fn token_ids_become_tokens_nested_as_they_were() {
+    let server = Server::new();
+    let body = json!({"prompt": "the river", "return_token_strs": true});
+    let told = server.ok("/tokenize", &body).await;
+    let (ids, pieces) = (&told["tokens"], &told["token_strs"]);
+    let path = "/v1/convert_ids_to_tokens";
+    let flat = server
+        .ok(path, &json!({"model": "fake", "input": ids}))
+        .await;
+    assert_eq!(flat, *pieces);
+    let texts: Vec<String> = ids
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::to_string)
+        .collect();
+    let nested = json!({"model": "fake", "input": [texts, []]});
+    assert_eq!(server.ok(path, &nested).await, json!([pieces, []]));
+    for (input, status) in [
+        (json!([]), 400),
+        (json!(["x"]), 400),
+        (json!([999_999]), 400),
+        (Value::Null, 400),
+    ] {
+        let answer = server.post(path, json!({"input": input}).to_string()).await;
+        answer.error(status);
+        assert_eq!(answer.json()["error"]["param"], "input");
+    }
+    let unknown = json!({"model": "other", "input": ["5"]}).to_string();
+    server.post(path, unknown).await.error(404);
+}
+
+#[tokio::test]
 async fn every_client_asks_first_whether_keys_are_needed() {
     let auth = |keys| async move {
         let settings = ApiSettings {

@@ -1,10 +1,7 @@
 //! The pages about a cluster, of which this server is the supervisor and the only worker, and the
 //! pages that show who may call.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -15,13 +12,14 @@ use serde_json::Value;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use utoipa::ToSchema;
 
-use super::{cache::Done, flag, parameters, records};
+use super::{GPUS, cache::Done, flag, parameters, records};
 use crate::{
     api::{
         AppState,
         extract::{JsonBody, WireBody},
     },
     error::{Error, Result},
+    unix_time,
 };
 
 /// Whether keys are required.
@@ -200,11 +198,8 @@ pub async fn status(State(state): State<AppState>) -> Json<Status> {
         memory_available: machine.memory_available,
         memory_total: machine.memory_total,
     };
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     let worker = WorkerStatus {
-        update_time: now.as_secs_f64(),
+        update_time: unix_time::now().as_secs_f64(),
         failure_remaining_count: 5,
         status: DeviceStatus { cpu },
     };
@@ -230,7 +225,7 @@ pub async fn info(
     let node = |node_type| Node {
         node_type,
         ip_address: ip.to_owned(),
-        gpu_count: 0,
+        gpu_count: GPUS,
         gpu_vram_total: 0,
         details: detailed.then(|| NodeDetails::of(&Machine::now())),
     };
@@ -247,7 +242,7 @@ pub async fn version() -> Json<ClusterVersion> {
 
 /// `GET /v1/cluster/devices`: how many GPUs models can run on.
 pub async fn devices() -> Json<u32> {
-    Json(0)
+    Json(GPUS)
 }
 
 /// `GET /v1/cluster/ui_config`: nothing to configure.

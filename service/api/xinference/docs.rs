@@ -14,6 +14,7 @@ use super::{
     engines::EngineOption,
     instances::{AbortBody, Aborted, Added, Instance, Progress, Remaining, Replica, ReplicaBody},
     launch::{LaunchAnswer, LaunchBody},
+    pieces::{Pieces, PiecesBody},
     records::CatalogRecord,
     registrations::{RegisterBody, Registration},
 };
@@ -35,6 +36,8 @@ pub fn add_schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         all::<Remaining>,
         all::<AbortBody>,
         all::<Aborted>,
+        all::<PiecesBody>,
+        all::<Pieces>,
         all::<Registration>,
         all::<CatalogRecord>,
         all::<RegisterBody>,
@@ -80,6 +83,7 @@ describe! {
     end_replica: answered::<Remaining>("One replica less");
     events: answered_list::<String>("Events of a model; always empty");
     abort: posting::<AbortBody>(answered::<Aborted>("Abort a request; there is none to abort"));
+    pieces: posting::<PiecesBody>(answered::<Pieces>("Token ids to tokens"));
     registrations: answered_list::<Registration>("The catalogue; `?detailed=true` tells more");
     registration: answered::<CatalogRecord>("One model of the catalogue");
     register: posting::<RegisterBody>(answered_null("Add a model to the catalogue"));

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{ModelType, flag, parameters};
+use super::{GPUS, ModelType, flag, parameters};
 use crate::{
     api::{
         AppState,
         extract::{JsonBody, WireBody, shorten},
     },
-    config::{check_name, is_directory},
+    config::{REPLICAS_MAX, check_name, is_directory},
     error::{Error, Result},
     fleet::LaunchSpec,
     keep_alive::KeepAlive,
@@ -133,7 +133,8 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         check_uid(uid)?;
     }
     let replicas = read_replicas(body.replica.as_ref())?;
-    check_gpus(body.gpu_idx.as_ref(), body.n_gpu.as_ref(), replicas)?;
+    let asked = asked_gpus(body.gpu_idx.as_ref(), body.n_gpu.as_ref(), replicas)?;
+    refuse_absent(asked)?;
     let reference = match path {
         Some(path) => path,
         None => resolved(name, catalog)?,
@@ -229,9 +230,6 @@ fn read_count(field: &'static str, value: Option<&Value>) -> Result<Option<usize
     }
 }
 
-/// Beyond this many, sessions only wait for each other.
-const REPLICAS_MAX: usize = 64;
-
 pub(super) fn read_replicas(value: Option<&Value>) -> Result<usize> {
     let replicas = read_count("replica", value)?.unwrap_or(1);
     if replicas > REPLICAS_MAX {
@@ -241,15 +239,22 @@ pub(super) fn read_replicas(value: Option<&Value>) -> Result<usize> {
     Ok(replicas)
 }
 
-/// Checks what is said of GPUs, as far as it can be wrong whatever the machine has.
-fn check_gpus(gpu_idx: Option<&Value>, n_gpu: Option<&Value>, replicas: usize) -> Result<()> {
+/// The field that asks for a GPU outright, and how many there would have to be. `auto` and null
+/// leave the choice to the server, as Xinference's clients do unless told otherwise.
+type Asked = Option<(&'static str, u64)>;
+
+/// Reads what is said of GPUs.
+///
+/// # Errors
+/// When it is wrong whatever the machine has.
+fn asked_gpus(gpu_idx: Option<&Value>, n_gpu: Option<&Value>, replicas: usize) -> Result<Asked> {
     let wrong = |field: &'static str, value: &Value, wanted: &str| {
         let value = shorten(&value.to_string(), 100);
         Error::invalid(field, format!("`{field}` is `{value}`; give {wanted}"))
     };
-    match gpu_idx {
-        None | Some(Value::Null) => {}
-        Some(Value::Number(number)) if number.is_u64() => {}
+    let indices: Vec<u64> = match gpu_idx {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Number(number)) if number.is_u64() => number.as_u64().into_iter().collect(),
         Some(list @ Value::Array(indices)) => {
             if !indices.iter().all(Value::is_u64) {
                 return Err(wrong("gpu_idx", list, "the numbers of GPUs"));
@@ -262,14 +267,40 @@ fn check_gpus(gpu_idx: Option<&Value>, n_gpu: Option<&Value>, replicas: usize) -
                 );
                 return Err(Error::invalid("gpu_idx", message));
             }
+            indices.iter().filter_map(Value::as_u64).collect()
         }
         Some(other) => return Err(wrong("gpu_idx", other, "a number or a list of numbers")),
-    }
-    match n_gpu {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::Number(number)) if number.is_u64() => Ok(()),
-        Some(Value::String(text)) if text == "auto" || text.parse::<u32>().is_ok() => Ok(()),
-        Some(other) => Err(wrong("n_gpu", other, "a number, `auto` or null")),
+    };
+    let count = match n_gpu {
+        None | Some(Value::Null) => 0,
+        Some(Value::String(text)) if text == "auto" => 0,
+        Some(other) => {
+            let number = match other {
+                Value::Number(number) => number.as_u64(),
+                Value::String(text) => text.parse().ok(),
+                _ => None,
+            };
+            number.ok_or_else(|| wrong("n_gpu", other, "a number, `auto` or null"))?
+        }
+    };
+    let highest = indices.into_iter().max();
+    let by_index = highest.map(|highest| ("gpu_idx", highest.saturating_add(1)));
+    Ok(by_index.or(Some(("n_gpu", count)).filter(|_| count > 0)))
+}
+
+/// Refuses a launch on GPUs that are not there: whoever asks for one outright would rather know
+/// than have a model that is slower than expected, and Xinference refuses as well.
+fn refuse_absent(asked: Asked) -> Result<()> {
+    match asked {
+        Some((field, wanted)) if wanted > u64::from(GPUS) => Err(Error::invalid(
+            field,
+            format!(
+                "`{field}` asks for a GPU, and this server has {GPUS} of them to run models on: \
+                 this version runs all on the CPU; leave `gpu_idx` out and send `n_gpu` as \
+                 `auto` or null to have that"
+            ),
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -372,7 +403,7 @@ mod tests {
         let spec = read(&json!({
             "model_name": "mine", "model_path": "/models/mine", "model_type": "rerank",
             "batch_size": 8, "torch_dtype": "float16", "use_fp16": false, "max_tokens": "256",
-            "keep_alive": "5m", "replica": "2", "gpu_idx": [0, 1], "persist": true,
+            "keep_alive": "5m", "replica": "2", "n_gpu": 0, "persist": true,
         }))
         .unwrap();
         assert_eq!(spec.uid.as_deref(), Some("mine"));
@@ -403,6 +434,29 @@ mod tests {
             "{message}"
         );
         assert!(read(&json!({"model_name": "bge-m3"})).is_ok());
+    }
+
+    #[test]
+    fn a_gpu_is_not_replaced_by_the_cpu_in_silence() {
+        for (field, value) in [
+            ("gpu_idx", json!(0)),
+            ("gpu_idx", json!([0])),
+            ("n_gpu", json!(1)),
+            ("n_gpu", json!("2")),
+        ] {
+            let mut body = json!({"model_name": "bge-m3"});
+            body[field] = value;
+            let message = refusal(&body);
+            assert!(
+                message.starts_with(&format!("`{field}` asks for a GPU"))
+                    && message.contains("CPU"),
+                "{message}"
+            );
+        }
+        for value in [json!(null), json!("auto"), json!(0), json!("0")] {
+            let body = json!({"model_name": "bge-m3", "n_gpu": value, "gpu_idx": null});
+            assert!(read(&body).is_ok(), "{body}");
+        }
     }
 
     #[test]

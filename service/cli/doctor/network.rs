@@ -61,7 +61,10 @@ fn retort_version(url: &str) -> Option<String> {
         #[serde(rename = "onnxruntime")]
         _onnxruntime: String,
     }
-    let mut response = ps::client().get(format!("{url}/version")).call().ok()?;
+    let mut response = ps::client(ps::PATIENCE)
+        .get(format!("{url}/version"))
+        .call()
+        .ok()?;
     response
         .body_mut()
         .read_json::<Version>()

@@ -7,7 +7,8 @@ use retort_models::{Encoding, Heads, PairForm, PairTruncation, Truncation};
 use super::{Pipeline, job::Finish, similarity, tokenize};
 use crate::{
     engine::request::{
-        Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, Normalize, Scale, Task, Usage,
+        Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, Normalize, Scale, Task,
+        Usage, label_name,
     },
     error::{Error, Place, Result},
 };
@@ -67,15 +68,10 @@ impl Pipeline {
         })
     }
 
-    /// The names of the labels, transformers' own where the checkpoint has none.
     fn labels(&self) -> Vec<String> {
-        let named = &self.info.label_names;
-        (0..self.info.labels)
-            .map(|index| {
-                let name = named.get(index).cloned();
-                name.unwrap_or_else(|| format!("LABEL_{index}"))
-            })
-            .collect()
+        let names = &self.info.label_names;
+        let name = |index| label_name(names, index).into_owned();
+        (0..self.info.labels).map(name).collect()
     }
 }
 

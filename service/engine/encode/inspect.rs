@@ -4,7 +4,8 @@
 use super::{Pipeline, conditioning};
 use crate::{
     engine::request::{
-        Conditioning, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
+        Conditioning, DetokenizeRequest, DetokenizeResponse, PiecesRequest, PiecesResponse,
+        TokenizeRequest, TokenizeResponse,
     },
     error::{Error, Result},
 };
@@ -59,11 +60,8 @@ impl Pipeline {
         } = request;
         check(ids.iter().map(Vec::len).sum(), "tokens")?;
         let known = self.tokenizer.vocab_size();
-        if let Some(id) = ids.iter().flatten().find(|&&id| id as usize >= known) {
-            return Err(Error::invalid(
-                "tokens",
-                format!("token id `{id}` is outside the vocabulary of `{known}` tokens"),
-            ));
+        if let Some(&id) = ids.iter().flatten().find(|&&id| id as usize >= known) {
+            return Err(self.unknown_id("tokens", id));
         }
         let tokenizer = self.tokenizer.clone();
         let texts = move || -> Result<_, retort_models::Error> {
@@ -75,6 +73,30 @@ impl Pipeline {
             model: self.name.to_string(),
             texts: texts.map_err(|error| Error::invalid("tokens", error.to_string()))?,
         })
+    }
+
+    /// The tokens that ids stand for, in lists as the ids are.
+    ///
+    /// # Errors
+    /// When an id stands for none.
+    pub fn pieces(&self, request: &PiecesRequest) -> Result<PiecesResponse> {
+        check(request.ids.iter().map(Vec::len).sum(), "token ids")?;
+        let piece = |&id: &u32| {
+            let piece = self.tokenizer.id_to_token(id);
+            piece.ok_or_else(|| self.unknown_id("input", id))
+        };
+        let pieces = request.ids.iter();
+        let pieces: Result<_> = pieces.map(|ids| ids.iter().map(piece).collect()).collect();
+        Ok(PiecesResponse {
+            model: self.name.to_string(),
+            pieces: pieces?,
+        })
+    }
+
+    fn unknown_id(&self, field: &'static str, id: u32) -> Error {
+        let known = self.tokenizer.vocab_size();
+        let message = format!("token id `{id}` is outside the vocabulary of `{known}` tokens");
+        Error::invalid(field, message)
     }
 }
 

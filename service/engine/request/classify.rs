@@ -1,5 +1,7 @@
 //! Texts to labels: what is asked and what comes back.
 
+use std::borrow::Cow;
+
 use super::{Scale, Timings, Truncate, Usage};
 
 /// Texts, or pairs of them, to be given labels.
@@ -48,4 +50,12 @@ pub struct Classified {
     pub tokens: usize,
     /// Tokens of the input that were cut because they did not fit.
     pub tokens_cut: usize,
+}
+
+/// The name of a label, transformers' own where the checkpoint has none.
+pub fn label_name(names: &[String], index: usize) -> Cow<'_, str> {
+    match names.get(index) {
+        Some(name) => name.as_str().into(),
+        None => format!("LABEL_{index}").into(),
+    }
 }

@@ -47,3 +47,21 @@ pub struct DetokenizeResponse {
     /// One per list of ids, in order.
     pub texts: Vec<String>,
 }
+
+/// Token ids whose tokens are wanted, as the vocabulary writes them.
+#[derive(Debug, Clone)]
+pub struct PiecesRequest {
+    /// The model as the caller named it; `None` means the first embedding model.
+    pub model: Option<String>,
+    /// Lists of ids of the model's own vocabulary.
+    pub ids: Vec<Vec<u32>>,
+}
+
+/// The answer to a [`PiecesRequest`].
+#[derive(Debug, Clone)]
+pub struct PiecesResponse {
+    /// The name under which the model is served.
+    pub model: String,
+    /// One token per id, in lists as the ids were.
+    pub pieces: Vec<Vec<String>>,
+}
