@@ -79,12 +79,8 @@ fn every_answer_is_as_described_and_no_request_breaks_the_service() {
         .lines()
         .find_map(|line| line.trim().strip_prefix("Tested: "));
     let tested: usize = line.and_then(|count| count.parse().ok()).expect("a count");
-    // Some runs counted one operation less than are described; more would be a part left out.
-    let wanted = operations.len() - DESTRUCTIVE.len() - 1;
-    assert!(
-        tested >= wanted,
-        "{tested} of {wanted} operations:\n{report}"
-    );
+    let wanted = operations.len() - DESTRUCTIVE.len();
+    assert_eq!(tested, wanted, "operations tested, described:\n{report}");
 
     assert_eq!(client.get("/readyz").status, 200);
     assert_eq!(client.embed("tiny", &["still here"]).len(), 1);

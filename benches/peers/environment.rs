@@ -1,5 +1,5 @@
-//! What the peers need: Python environments with their packages, and checkpoints in their formats. Both
-//! are made below `target/` when they are first wanted.
+//! What the peers need: Python environments with their packages, and checkpoints in their formats.
+//! Both are made below `target/` when they are first wanted.
 
 use std::{
     fs,

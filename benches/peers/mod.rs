@@ -1,6 +1,6 @@
-//! The service beside what else embeds texts on a CPU and installs from PyPI: the same texts, the same
-//! weights, in turn, in one run. Peers run as libraries in processes of their own, without HTTP, which
-//! favours them; the service is asked over HTTP as always.
+//! The service beside what else embeds texts on a CPU and installs from PyPI: the same texts, the
+//! same weights, in turn, in one run. Peers run as libraries in processes of their own, without
+//! HTTP, which favours them; the service is asked over HTTP as always.
 
 mod environment;
 mod peer;

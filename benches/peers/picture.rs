@@ -49,7 +49,8 @@ pub fn draw(reports: &[Report]) -> String {
     let one = LABELS + scale;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y:.0}\" \
-         viewBox=\"0 0 {WIDTH} {y:.0}\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#1e293b\">\n\
+         viewBox=\"0 0 {WIDTH} {y:.0}\" font-family=\"sans-serif\" font-size=\"11\" \
+         fill=\"#1e293b\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"12\" y=\"20\" font-size=\"13\">Times as good as the best fp32 peer \
          (tokens per second; for lone queries, latency)</text>\n{body}\

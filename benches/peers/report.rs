@@ -37,8 +37,8 @@ impl Report {
         self.rounds[candidate].push(measured);
     }
 
-    /// What decides, for each candidate: its name and how many times as good as the best peer in fp32
-    /// it is, round by round.
+    /// What decides, for each candidate: its name and how many times as good as the best peer in
+    /// fp32 it is, round by round.
     pub fn against_best(&self) -> Vec<(&str, Ratio)> {
         let best = self.best(&self.peers("fp32"));
         let names = self.names.iter().map(String::as_str);

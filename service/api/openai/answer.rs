@@ -8,7 +8,7 @@ use retort_models::{Head, Heads, SparseVector};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::encodings::{Encodings, Rows, Vector};
+use super::encodings::{self, Encodings, Rows, Vector};
 use crate::{
     api::answer::{self, Headers, InputUsage, UsageBody, new_id, now},
     engine::request::{EmbedResponse, Embedding},
@@ -98,7 +98,7 @@ struct Datum<'a> {
     /// A list of numbers, or a string with `base64`; by type when several are asked
     /// for; a map or a list of lists for other objects.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<EmbeddingForm>)]
+    #[schema(schema_with = encodings::embedding_schema)]
     embedding: Option<Main<'a>>,
     /// Weights by token id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,17 +108,6 @@ struct Datum<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Vec<f32>>>)]
     multi_vector_embedding: Option<Rows<'a>>,
-}
-
-/// What an embedding may be.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "it only describes `Main`")]
-enum EmbeddingForm {
-    Numbers(Vec<f32>),
-    Base64(String),
-    Weights(std::collections::BTreeMap<String, f32>),
-    PerToken(Vec<Vec<f32>>),
 }
 
 /// The HTTP response for `response`, whose request arrived at `started`.

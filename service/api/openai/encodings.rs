@@ -9,7 +9,7 @@ use serde::{
 };
 use utoipa::openapi::{
     RefOr,
-    schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type},
+    schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type},
 };
 
 use super::answer::{Encoding, Written};
@@ -135,6 +135,24 @@ pub fn encodings_schema() -> RefOr<Schema> {
     };
     let list = ArrayBuilder::new().items(one()).min_items(Some(1));
     Schema::OneOf(OneOfBuilder::new().item(one()).item(list).build()).into()
+}
+
+/// The description of an embedding: numbers, their bytes in base64, one of these for each token, or
+/// an object with a key for each type that was asked for, or for each token id of a sparse one.
+pub fn embedding_schema() -> RefOr<Schema> {
+    let of_type = |kind| ObjectBuilder::new().schema_type(kind);
+    let numbers = || ArrayBuilder::new().items(of_type(Type::Number));
+    let vector = || {
+        let forms = AnyOfBuilder::new().item(numbers());
+        forms.item(of_type(Type::String))
+    };
+    let written = || {
+        let per_token = ArrayBuilder::new().items(Schema::AnyOf(vector().build()));
+        vector().item(per_token)
+    };
+    let keyed = written().item(of_type(Type::Number)).build();
+    let object = of_type(Type::Object).additional_properties(Some(Schema::AnyOf(keyed)));
+    Schema::AnyOf(written().item(object).build()).into()
 }
 
 #[cfg(test)]
