@@ -68,6 +68,11 @@ const SECTIONS: &[Section] = &[
         run: service::overload::run,
     },
     Section {
+        name: "lanes",
+        always: true,
+        run: service::lanes::run,
+    },
+    Section {
         name: "full-size",
         // It takes 5 GB of disk and several minutes.
         always: false,

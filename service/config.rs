@@ -43,6 +43,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How models run on the processor.
     pub cpu: CpuConfig,
+    /// Whose turn it is when there is more work than can be done at once.
+    pub scheduling: SchedulingConfig,
     /// Bytes that all models together may take; `None` means what the process may use.
     pub memory_budget_bytes: Option<u64>,
     /// How models come and go while serving.
@@ -120,6 +122,25 @@ pub struct CpuConfig {
     pub threads: usize,
     /// Batches at the same time, at most `threads`; `None` leaves the choice to the engine.
     pub workers: Option<usize>,
+}
+
+/// Whose turn it is when there is more work than can be done at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchedulingConfig {
+    /// Texts up to which a request counts as interactive.
+    pub interactive_max_inputs: usize,
+    /// Tokens up to which it does.
+    pub interactive_max_tokens: usize,
+    /// Documents up to which reranking does.
+    pub interactive_max_pairs: usize,
+    /// Percent of the processor that is interactive work's while bulk work wants it, too.
+    pub interactive_share: usize,
+    /// When an interactive request is given up that does not say so; `None`: as any other.
+    pub interactive_deadline: Option<Duration>,
+    /// When a bulk request is given up that does not say so; `None`: as any other.
+    pub bulk_deadline: Option<Duration>,
+    /// Bytes of results that are kept for inputs that come again.
+    pub cache_bytes: usize,
 }
 
 /// When a model is compared with its published numbers, where the catalogue has some.

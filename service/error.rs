@@ -127,6 +127,20 @@ pub enum Error {
         /// When the next request will be let in.
         retry_after: Duration,
     },
+    /// What waits already would take longer than the caller does; nothing of it was taken.
+    #[error(
+        "Rate limit reached: this would take about {:.1} s and the request allows {:.1} s; \
+         retry after {} s", estimate.as_secs_f64(), patience.as_secs_f64(),
+        retry_after.as_secs().max(1)
+    )]
+    WouldBeLate {
+        /// When it would be done, judged by the recent rate.
+        estimate: Duration,
+        /// The time that is left.
+        patience: Duration,
+        /// When it could be done in time, judged likewise.
+        retry_after: Duration,
+    },
     /// The model answered with something that is not a vector or not a number.
     #[error("{place}: the model returned numbers that are {fault}; nothing was sent for it")]
     BadOutput {
@@ -226,7 +240,9 @@ impl Error {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded { .. } | Self::RateLimited { .. } | Self::WouldBeLate { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::NotReady(_) | Self::InsufficientMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -248,7 +264,9 @@ impl Error {
             Self::UnsupportedTask { .. } => "unsupported_task",
             Self::InputTooLong { .. } => "context_length_exceeded",
             Self::TooLarge { .. } => "request_too_large",
-            Self::Overloaded { .. } | Self::RateLimited { .. } => "rate_limit_exceeded",
+            Self::Overloaded { .. } | Self::RateLimited { .. } | Self::WouldBeLate { .. } => {
+                "rate_limit_exceeded"
+            }
             Self::BadOutput { .. } => "bad_output",
             Self::SlowBody { .. } => "request_timeout",
             Self::Timeout { .. } => "timeout",
@@ -275,6 +293,7 @@ impl Error {
             | Self::Overloaded { .. }
             | Self::SlowBody { .. }
             | Self::RateLimited { .. }
+            | Self::WouldBeLate { .. }
             | Self::Timeout { .. }
             | Self::NotReady(_)
             | Self::InsufficientMemory(_)

@@ -13,9 +13,13 @@ use retort_models::Runtime;
 pub use crate::fleet::StartError;
 use crate::{
     api::{self, ApiKeys, ApiSettings, AppState, PagesMay, RateSettings},
-    config::{Config, Secret},
+    config::{Config, SchedulingConfig, Secret},
     connections::{self, ConnectionLimits},
-    engine::{Clock, Engine, EngineLimits, encode::UntrainedDimensions},
+    engine::{
+        Clock, Engine, EngineLimits,
+        encode::UntrainedDimensions,
+        lane::{Lane, PerLane, Scheduling},
+    },
     fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
     lifetime::Lifetime,
     memory::MemoryBudget,
@@ -230,6 +234,21 @@ pub(crate) fn engine_limits(config: &Config) -> EngineLimits {
         },
         threads,
         workers: config.cpu.workers.unwrap_or(threads.min(MAX_WORKERS)),
+        scheduling: scheduling(&config.scheduling),
+    }
+}
+
+fn scheduling(config: &SchedulingConfig) -> Scheduling {
+    Scheduling {
+        interactive_max_inputs: config.interactive_max_inputs,
+        interactive_max_tokens: config.interactive_max_tokens,
+        interactive_max_pairs: config.interactive_max_pairs,
+        interactive_share: config.interactive_share as f64 / 100.0,
+        deadlines: PerLane::of(|lane| match lane {
+            Lane::Interactive => config.interactive_deadline,
+            Lane::Bulk => config.bulk_deadline,
+        }),
+        cache_bytes: config.cache_bytes,
     }
 }
 

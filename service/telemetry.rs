@@ -3,6 +3,7 @@
 //! the number of series bounded.
 
 mod connections;
+mod lanes;
 mod life_cycle;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -28,6 +29,8 @@ pub struct Telemetry(Arc<Metrics>);
 /// What one forward pass did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchStats {
+    /// Where its jobs waited.
+    pub lane: &'static str,
     /// Sequences in the batch.
     pub sequences: usize,
     /// Tokens over all its sequences.
@@ -59,6 +62,12 @@ pub struct RequestFacts {
     pub queue: Duration,
     /// The longest forward pass of any input.
     pub inference: Duration,
+    /// Where the inputs waited, `none` where nothing was to be run.
+    pub lane: &'static str,
+    /// Inputs whose numbers were there already.
+    pub cached: usize,
+    /// Inputs that were run once together with an equal one.
+    pub coalesced: usize,
 }
 
 /// How a request ended.
@@ -110,8 +119,6 @@ struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_duration: Family<TaskLabels, Histogram>,
-    queue_tokens: Family<ModelLabel, Gauge>,
-    queue_duration: Family<ModelLabel, Histogram>,
     tokenize_duration: Family<ModelLabel, Histogram>,
     request_tokens: Family<ModelLabel, Histogram>,
     batch_tokens: Family<ModelLabel, Histogram>,
@@ -124,6 +131,7 @@ struct Metrics {
     overloaded: Family<ModelLabel, Counter>,
     model_info: Family<ModelLabels, Gauge>,
     connections: connections::Metrics,
+    lanes: lanes::Metrics,
     life_cycle: life_cycle::Metrics,
 }
 
@@ -142,16 +150,6 @@ impl Telemetry {
             request_duration: all.add(
                 "request_duration_seconds",
                 "Time from the head of a request to the head of its answer",
-                Family::new_with_constructor(seconds),
-            ),
-            queue_tokens: all.add(
-                "queue_tokens",
-                "Tokens that wait for a forward pass",
-                Family::default(),
-            ),
-            queue_duration: all.add(
-                "queue_duration_seconds",
-                "The longest wait of any job of a batch",
                 Family::new_with_constructor(seconds),
             ),
             tokenize_duration: all.add(
@@ -202,6 +200,7 @@ impl Telemetry {
             ),
             model_info: all.add("model_info", "Served models, always 1", Family::default()),
             connections: connections::Metrics::new(&mut all),
+            lanes: lanes::Metrics::new(&mut all),
             life_cycle: life_cycle::Metrics::new(&mut all),
             registry: all.0,
         }))
@@ -226,15 +225,6 @@ impl Telemetry {
             .request_tokens
             .get_or_create(&label)
             .observe(tokens as f64);
-    }
-
-    /// Jobs entered or left the queue; `tokens` wait now.
-    pub fn queue_changed(&self, model: &str, tokens: usize) {
-        let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-        self.0
-            .queue_tokens
-            .get_or_create(&ModelLabel::of(model))
-            .set(tokens);
     }
 
     /// A request was refused because the queue was full.
@@ -267,9 +257,8 @@ impl Telemetry {
             .get_or_create(&label)
             .observe(stats.tokens as f64);
         metrics
-            .queue_duration
-            .get_or_create(&label)
-            .observe(stats.queue.as_secs_f64());
+            .lanes
+            .waited(model, stats.lane, stats.queue.as_secs_f64());
         metrics
             .inference_duration
             .get_or_create(&label)
@@ -398,6 +387,9 @@ fn log_request(facts: &RequestFacts, outcome: &Outcome<'_>) {
         inputs = facts.inputs,
         cut = facts.inputs_cut,
         tokens = facts.tokens,
+        lane = facts.lane,
+        cached = facts.cached,
+        coalesced = facts.coalesced,
         queue_ms = millis(facts.queue),
         inference_ms = millis(facts.inference),
         total_ms = millis(outcome.elapsed),
@@ -448,11 +440,16 @@ mod tests {
 
     fn busy() -> Telemetry {
         let telemetry = Telemetry::new();
-        telemetry.queue_changed("m", 12);
+        telemetry.queue_changed("m", "bulk", 12);
+        telemetry.request_would_be_late("m", "interactive");
+        telemetry.jobs_late("m", 4);
+        telemetry.inputs_coalesced("m", 5);
+        telemetry.inputs_cached("m", 6);
         telemetry.tokenized("m", Duration::from_millis(2), 7);
         telemetry.batch_finished(
             "m",
             &BatchStats {
+                lane: "interactive",
                 sequences: 3,
                 tokens: 40,
                 queue: Duration::from_millis(1),
@@ -494,8 +491,12 @@ mod tests {
         for sample in [
             r#"retort_requests_total{task="embed",dialect="openai",model="m",code="200"} 1"#,
             r#"retort_request_duration_seconds_count{task="embed",dialect="openai",model="m"} 1"#,
-            r#"retort_queue_tokens{model="m"} 12"#,
-            r#"retort_queue_duration_seconds_count{model="m"} 1"#,
+            r#"retort_queue_tokens{model="m",lane="bulk"} 12"#,
+            r#"retort_queue_duration_seconds_count{model="m",lane="interactive"} 1"#,
+            r#"retort_refused_by_deadline_total{model="m",lane="interactive"} 1"#,
+            r#"retort_late_jobs_total{model="m"} 4"#,
+            r#"retort_coalesced_inputs_total{model="m"} 5"#,
+            r#"retort_cached_inputs_total{model="m"} 6"#,
             r#"retort_tokenize_duration_seconds_count{model="m"} 1"#,
             r#"retort_request_tokens_sum{model="m"} 7.0"#,
             r#"retort_batch_tokens_sum{model="m"} 40.0"#,

@@ -257,7 +257,8 @@ fn clients_that_hang_up_cost_the_others_nothing() {
 fn a_full_queue_answers_429_and_loses_nothing() {
     let tiny = format!("tiny={}", golden("checkpoints/bert-tiny-cls-h64").display());
     let server = Server::start(&[("model", &tiny), ("max-queue-tokens", "512")]);
-    let texts = vec!["the quick red train ".repeat(40); 40];
+    // Equal texts would be run once.
+    let texts: Vec<String> = (1..=40).map(|n| "the quick red train ".repeat(n)).collect();
     let (mut served, mut refused) = (0, 0);
     let answers: Vec<_> = std::thread::scope(|scope| {
         let ask = || {

@@ -1,6 +1,7 @@
 //! The service against what it is made of, over HTTP, each comparison inside one run.
 
 pub mod concurrency;
+pub mod lanes;
 pub mod latency;
 pub mod overload;
 pub mod throughput;

@@ -6,7 +6,10 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::error::{Error, Result};
+use crate::{
+    engine::lane::Tenant,
+    error::{Error, Result},
+};
 
 /// What a route demands of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +118,13 @@ impl fmt::Debug for ApiKeys {
             self.admin.len()
         )
     }
+}
+
+/// The tenant of a request: the key that it shows, whether or not keys are asked for.
+pub fn tenant(headers: &HeaderMap) -> Tenant {
+    presented(headers)
+        .next()
+        .map_or_else(Tenant::default, |key| Tenant(digest(key)))
 }
 
 /// The keys that a caller shows, at most one per header.

@@ -204,7 +204,7 @@ async fn labelled(
     let request = body.request()?;
     log.asked(request.inputs.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.classify(request).await?;
+    let response = state.engine_for(&log).classify(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());
     let model = named.as_deref().unwrap_or(&response.model);

@@ -108,7 +108,7 @@ async fn answer(
     let request = body.into_request(&texts)?;
     log.asked(texts.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(&log).embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = account::Headers::new(response.usage, response.timings, log.started());
     let numbers = response.embeddings.iter().map(|e| e.vector.len()).sum();

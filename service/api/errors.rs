@@ -123,7 +123,9 @@ pub fn draw(response: Response, error: &Error, dialect: &Dialect) -> Response {
 /// Seconds after which it is worth trying again, for errors that pass.
 fn retry_after(error: &Error) -> Option<u64> {
     match error {
-        Error::Overloaded { retry_after, .. } => Some(retry_after.as_secs().max(1)),
+        Error::Overloaded { retry_after, .. } | Error::WouldBeLate { retry_after, .. } => {
+            Some(retry_after.as_secs().max(1))
+        }
         Error::RateLimited { retry_after, .. } => Some(whole_seconds(*retry_after)),
         Error::NotReady(_) | Error::InsufficientMemory(_) => Some(30),
         Error::InvalidRequest { .. }
@@ -196,7 +198,9 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
         Error::UnsupportedTask { .. } | Error::BadOutput { .. } | Error::Internal(_) => {
             ("Backend", StatusCode::FAILED_DEPENDENCY)
         }
-        Error::Overloaded { .. } | Error::RateLimited { .. } => ("Overloaded", status),
+        Error::Overloaded { .. } | Error::RateLimited { .. } | Error::WouldBeLate { .. } => {
+            ("Overloaded", status)
+        }
         Error::NotReady(_) | Error::InsufficientMemory(_) => ("Unhealthy", status),
         Error::Timeout { .. } | Error::NotImplemented(_) => ("Backend", status),
         Error::Unauthorized(_)

@@ -86,7 +86,7 @@ pub async fn embedding(
     let request = body.request(kind)?;
     log.asked(request.inputs.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(&log).embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());
     let vectors = response.embeddings.into_iter().map(|e| e.vector);

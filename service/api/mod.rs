@@ -6,6 +6,7 @@
 pub mod access;
 mod addressed;
 mod answer;
+mod caller;
 mod classify;
 mod cohere;
 mod contested;
@@ -79,6 +80,11 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// The engine, working for whoever has sent this request.
+    fn engine_for(&self, log: &RequestLog) -> Engine {
+        self.engine.working_for(log.caller())
+    }
+
     /// Names the model of a request before the work starts, so that the log has it even when
     /// nothing comes of it.
     fn announce(&self, log: &RequestLog, model: Option<&str>) {
@@ -331,6 +337,7 @@ async fn gate(
     let caller = settings.keys.allow(access, headers);
     let caller = caller.and_then(|caller| {
         origins::check(settings, access, headers)?;
+        log.called_by(caller::read(headers, log.started())?);
         Ok(caller)
     });
     match (caller, &guard.rates) {

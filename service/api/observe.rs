@@ -18,7 +18,10 @@ use super::{
     errors::{self, Dialect, NATIVE},
 };
 use crate::{
-    engine::request::{Timings, Usage},
+    engine::{
+        lane::{Caller, Lane},
+        request::{Timings, Usage},
+    },
     error::Error,
     telemetry::{Outcome, RequestFacts, Telemetry},
 };
@@ -39,6 +42,7 @@ pub struct RequestLog {
 #[derive(Debug)]
 struct Entry {
     facts: RequestFacts,
+    caller: Caller,
     dialect: Option<&'static Dialect>,
 }
 
@@ -48,10 +52,12 @@ impl RequestLog {
             id,
             dialect: "none",
             task: "none",
+            lane: "none",
             ..RequestFacts::default()
         };
         let entry = Arc::new(Mutex::new(Entry {
             facts,
+            caller: Caller::default(),
             dialect: None,
         }));
         Self {
@@ -72,6 +78,21 @@ impl RequestLog {
             entry.facts.dialect = route.dialect.name;
             entry.facts.task = route.task;
         });
+    }
+
+    /// Who asks, and how urgently.
+    pub fn called_by(&self, caller: Caller) {
+        self.with(|entry| entry.caller = caller);
+    }
+
+    /// The body of the request has a wish about its lane; one in a header goes before it.
+    pub fn prefers(&self, lane: Option<Lane>) {
+        self.with(|entry| entry.caller.lane = entry.caller.lane.or(lane));
+    }
+
+    /// What [`RequestLog::called_by`] and [`RequestLog::prefers`] were told.
+    pub fn caller(&self) -> Caller {
+        self.with(|entry| entry.caller)
     }
 
     /// So many inputs are to be worked on.
@@ -101,6 +122,9 @@ impl RequestLog {
             facts.inputs_cut = usage.cut_inputs;
             facts.queue = timings.queue;
             facts.inference = timings.inference;
+            facts.lane = timings.lane.map_or("none", Lane::name);
+            facts.cached = timings.cached;
+            facts.coalesced = timings.coalesced;
         });
     }
 

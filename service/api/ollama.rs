@@ -179,7 +179,7 @@ async fn vectors(
         }
         return models::nothing_from(&state.engine, request.model.as_deref());
     }
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(log).embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     Ok(response)
 }

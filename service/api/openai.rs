@@ -25,6 +25,7 @@ pub use self::{
 };
 use super::{
     AppState, TokenIds, answer as account,
+    caller::Priority,
     extract::{JsonBody, WireBody},
     fields::{self, Cut, WholeNumber},
     observe::RequestLog,
@@ -90,6 +91,9 @@ pub struct EmbeddingsBody {
     /// not fit is read in chunks, whose vectors become one, instead of being cut.
     #[schema(value_type = Option<String>)]
     chunk: Option<ChunkField>,
+    /// `interactive` or `bulk`, or vLLM's number: less than 0 is the former, more the latter.
+    #[schema(value_type = Option<String>)]
+    priority: Option<Priority>,
     /// Only `text`.
     modality: Option<String>,
     /// `true` adds to `usage` the tokens of each input and how many of them were cut.
@@ -117,6 +121,7 @@ impl WireBody for EmbeddingsBody {
         "input_type",
         "late_chunking",
         "chunk",
+        "priority",
         "modality",
         "usage_details",
     ];
@@ -130,10 +135,11 @@ pub async fn embeddings(
     JsonBody(body): JsonBody<EmbeddingsBody>,
 ) -> Result<Response> {
     let shape = body.shape(&headers)?;
+    log.prefers(body.priority.and_then(|priority| priority.0));
     let request = body.into_request(&state)?;
     log.asked(request.inputs.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(&log).embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     answer::respond(response, shape, log.started()).await
 }

@@ -24,6 +24,7 @@ use super::{
     ApiSettings, AppState,
     addressed::Addressed,
     answer as account,
+    caller::Priority,
     contested::{self, Door, Marks, Speaker},
     errors::{INFINITY, TEI},
     extract::{JsonBody, WireBody},
@@ -67,6 +68,9 @@ pub struct RerankBody {
     use_activation: Option<bool>,
     /// An older name of `use_activation`.
     activation: Option<bool>,
+    /// `interactive` or `bulk`, or vLLM's number: less than 0 is the former, more the latter.
+    #[schema(value_type = Option<String>)]
+    priority: Option<Priority>,
     /// Read a long document in at most so many chunks; 1 cuts it.
     #[schema(value_type = Option<u64>)]
     max_chunks_per_doc: Option<WholeNumber>,
@@ -117,6 +121,7 @@ impl WireBody for RerankBody {
         "raw_scores",
         "use_activation",
         "activation",
+        "priority",
         "max_chunks_per_doc",
         "chunk",
         "max_tokens_per_doc",
@@ -188,11 +193,12 @@ async fn answer(
     }
     let mut body = body.with_kwargs();
     let shape = body.shape(&headers, speaker, &state.settings);
+    log.prefers(body.priority.and_then(|priority| priority.0));
     let request = body.request()?;
     let documents = request.documents.clone();
     log.asked(documents.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.rerank(request).await?;
+    let response = state.engine_for(&log).rerank(request).await?;
     let scored = &response.scored;
     log.answered(&scored.model, scored.usage, scored.timings);
     let headers = account::Headers::new(scored.usage, scored.timings, log.started());

@@ -132,7 +132,7 @@ pub async fn score(
     let request = body.request()?;
     log.asked(request.pairs.documents.len());
     state.announce(&log, request.model.as_deref());
-    let response = state.engine.score(request).await?;
+    let response = state.engine_for(&log).score(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let headers = Headers::new(response.usage, response.timings, log.started());
     let model = named.as_deref().unwrap_or(&response.model);

@@ -108,7 +108,7 @@ pub async fn predict(
         ClassifyInput::Pair(a, b) => a.chars().count() + b.chars().count(),
     });
     let characters = characters.sum();
-    let response = state.engine.classify(request).await?;
+    let response = state.engine_for(&log).classify(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let account = Account {
         characters,
@@ -200,7 +200,7 @@ async fn embedded(
         EmbedInput::Cl100kIds(ids) | EmbedInput::ModelIds(ids) => ids.len(),
     });
     let characters = characters.sum();
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(log).embed(request).await?;
     log.answered(&response.model, response.usage, response.timings);
     let account = Account {
         characters,

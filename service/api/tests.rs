@@ -10,6 +10,7 @@ mod embeddings;
 mod golden;
 mod infinity;
 mod jina;
+mod lanes;
 mod limits;
 mod llama_cpp;
 mod ollama;
@@ -428,6 +429,7 @@ fn limits() -> EngineLimits {
         untrained_dimensions: UntrainedDimensions::Refused,
         threads: 1,
         workers: 1,
+        scheduling: crate::engine::lane::Scheduling::default(),
     }
 }
 

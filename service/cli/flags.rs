@@ -27,6 +27,7 @@ impl Group for Service {
         Scope::Server,
         Scope::Limits,
         Scope::Inference,
+        Scope::Scheduling,
         Scope::Logging,
     ];
 }

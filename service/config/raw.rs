@@ -9,6 +9,7 @@ pub(super) struct Raw {
     pub(super) server: RawServer,
     pub(super) limits: RawLimits,
     pub(super) cpu: RawCpu,
+    pub(super) scheduling: RawScheduling,
     pub(super) runtime: RawRuntime,
     pub(super) models: RawModels,
     pub(super) embeddings: RawEmbeddings,
@@ -53,6 +54,18 @@ pub(super) struct RawLimits {
 pub(super) struct RawCpu {
     pub(super) threads: i64,
     pub(super) workers: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawScheduling {
+    pub(super) interactive_max_inputs: i64,
+    pub(super) interactive_max_tokens: i64,
+    pub(super) interactive_max_pairs: i64,
+    pub(super) interactive_share: i64,
+    pub(super) interactive_deadline_s: i64,
+    pub(super) bulk_deadline_s: i64,
+    pub(super) cache_mib: i64,
 }
 
 #[derive(Deserialize)]

@@ -27,6 +27,8 @@ pub enum Scope {
     Limits,
     /// How models run.
     Inference,
+    /// Whose turn it is.
+    Scheduling,
     /// Which models, and where they come from.
     Models,
     /// What is told about the run.
@@ -40,6 +42,7 @@ impl Scope {
             Self::Server => "Server",
             Self::Limits => "Limits",
             Self::Inference => "Inference",
+            Self::Scheduling => "Scheduling",
             Self::Models => "Models and where they come from",
             Self::Logging => "Logging",
         }
@@ -338,6 +341,62 @@ pub const SETTINGS: &[Setting] = &[
         variables: &["RETORT_STATE_FILE"],
         scope: Scope::Models,
         help: "File that says which launched models return after a restart",
+    },
+    Setting {
+        key: "scheduling.interactive_max_inputs",
+        flag: "interactive-max-inputs",
+        value_name: "N",
+        variables: &["RETORT_INTERACTIVE_MAX_INPUTS"],
+        scope: Scope::Scheduling,
+        help: "Texts up to which a request counts as interactive",
+    },
+    Setting {
+        key: "scheduling.interactive_max_tokens",
+        flag: "interactive-max-tokens",
+        value_name: "TOKENS",
+        variables: &["RETORT_INTERACTIVE_MAX_TOKENS"],
+        scope: Scope::Scheduling,
+        help: "Tokens up to which a request counts as interactive",
+    },
+    Setting {
+        key: "scheduling.interactive_max_pairs",
+        flag: "interactive-max-pairs",
+        value_name: "N",
+        variables: &["RETORT_INTERACTIVE_MAX_PAIRS"],
+        scope: Scope::Scheduling,
+        help: "Documents up to which reranking counts as interactive",
+    },
+    Setting {
+        key: "scheduling.interactive_share",
+        flag: "interactive-share",
+        value_name: "PERCENT",
+        variables: &["RETORT_INTERACTIVE_SHARE"],
+        scope: Scope::Scheduling,
+        help: "Part of the processor for interactive work when bulk work wants it too",
+    },
+    Setting {
+        key: "scheduling.interactive_deadline_s",
+        flag: "interactive-deadline-s",
+        value_name: "SECONDS",
+        variables: &["RETORT_INTERACTIVE_DEADLINE_S"],
+        scope: Scope::Scheduling,
+        help: "Longest time for an interactive request; 0 sets none",
+    },
+    Setting {
+        key: "scheduling.bulk_deadline_s",
+        flag: "bulk-deadline-s",
+        value_name: "SECONDS",
+        variables: &["RETORT_BULK_DEADLINE_S"],
+        scope: Scope::Scheduling,
+        help: "Longest time for a bulk request; 0 sets none",
+    },
+    Setting {
+        key: "scheduling.cache_mib",
+        flag: "cache-mib",
+        value_name: "MIB",
+        variables: &["RETORT_CACHE_MIB"],
+        scope: Scope::Scheduling,
+        help: "Results kept for inputs that come again; 0 keeps none",
     },
     Setting {
         key: "runtime.library",

@@ -11,11 +11,11 @@ use super::layers::{Layers, Origin};
 use retort_models::{Catalog, Pooling, Task};
 
 use super::model::{self, ModelEntry, REPLICAS_MAX};
-use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawServer};
+use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawScheduling, RawServer};
 use super::settings::{MODEL, setting};
 use super::{
-    Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose, Secret,
-    ServerConfig, TokenIds, Verify,
+    Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose,
+    SchedulingConfig, Secret, ServerConfig, TokenIds, Verify,
 };
 use crate::keep_alive::KeepAlive;
 use crate::provision::{ModelSource, Network, ProvisionConfig};
@@ -41,6 +41,7 @@ pub fn validate(
         server: rules.server(&raw.server)?,
         limits: rules.limits(&raw.limits)?,
         cpu: rules.cpu(&raw.cpu)?,
+        scheduling: rules.scheduling(&raw.scheduling)?,
         token_ids: match raw.embeddings.token_ids.as_str() {
             "cl100k" => TokenIds::Cl100k,
             "model" => TokenIds::Model,
@@ -192,6 +193,36 @@ impl Rules<'_> {
             return Err(self.wrong("cpu.workers", &wanted));
         }
         Ok(CpuConfig { threads, workers })
+    }
+
+    fn scheduling(&self, raw: &RawScheduling) -> Result<SchedulingConfig, Error> {
+        let number = |key, value, range| self.number(key, value, range);
+        let most = 0..=1 << 40;
+        let inputs = raw.interactive_max_inputs;
+        let inputs = number("scheduling.interactive_max_inputs", inputs, most.clone())?;
+        let tokens = raw.interactive_max_tokens;
+        let tokens = number("scheduling.interactive_max_tokens", tokens, most.clone())?;
+        let pairs = raw.interactive_max_pairs;
+        let pairs = number("scheduling.interactive_max_pairs", pairs, most)?;
+        // Both sides of the bargain keep something, or it is none.
+        let share = raw.interactive_share;
+        let share = number("scheduling.interactive_share", share, 50..=95)?;
+        let deadline = |key, value| {
+            let seconds = or_none(self.number(key, value, 0..=86_400)?);
+            Ok::<_, Error>(seconds.map(|seconds| Duration::from_secs(seconds as u64)))
+        };
+        Ok(SchedulingConfig {
+            interactive_max_inputs: inputs,
+            interactive_max_tokens: tokens,
+            interactive_max_pairs: pairs,
+            interactive_share: share,
+            interactive_deadline: deadline(
+                "scheduling.interactive_deadline_s",
+                raw.interactive_deadline_s,
+            )?,
+            bulk_deadline: deadline("scheduling.bulk_deadline_s", raw.bulk_deadline_s)?,
+            cache_bytes: number("scheduling.cache_mib", raw.cache_mib, 0..=1 << 20)? << 20,
+        })
     }
 
     fn memory_budget(&self, mib: i64) -> Result<Option<u64>, Error> {

@@ -1,6 +1,9 @@
 //! The one core under all dialects. It knows requests and models, no wire format.
 
 pub mod encode;
+mod in_flight;
+pub mod lane;
+mod limits;
 mod probe;
 mod registry;
 pub mod request;
@@ -11,13 +14,19 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::Instant,
 };
 
 use retort_models::{Encode, EncoderModel};
 
+pub(crate) use self::limits::worker_threads;
 use self::{
-    encode::{Parts, Pipeline, PipelineLimits, TokenizerPool, UntrainedDimensions, WorkerKind},
+    encode::{
+        Cache, Device, DeviceLimits, Host, Parts, Pipeline, PipelineLimits, TokenizerPool,
+        WorkerKind, priority,
+    },
+    in_flight::InFlight,
+    lane::Caller,
     registry::{Found, Registry},
     request::{
         Backlog, ClassifyRequest, ClassifyResponse, DetokenizeRequest, DetokenizeResponse,
@@ -28,6 +37,7 @@ use self::{
     usage::Lease,
 };
 pub use self::{
+    limits::EngineLimits,
     probe::Probe,
     registry::{Claim, ModelUse},
     usage::{Alarm, Clock, Expiry, Retired, Usage},
@@ -41,12 +51,16 @@ use crate::{
 
 /// The handle that all handlers hold; cheap to clone.
 #[derive(Clone)]
-pub struct Engine(Arc<Shared>);
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// For whom the verbs of this handle work.
+    caller: Caller,
+}
 
 struct Shared {
     registry: Registry,
     limits: EngineLimits,
-    pool: TokenizerPool,
+    host: Host,
     telemetry: Telemetry,
     draining: AtomicBool,
     in_flight: AtomicUsize,
@@ -55,25 +69,6 @@ struct Shared {
 
 /// Begins to load a model again that was unloaded; told its served name. Must not block.
 pub type Wake = Box<dyn Fn(&str) + Send + Sync>;
-
-/// Bounds of the engine, and how it uses the machine.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineLimits {
-    /// The most inputs in one request.
-    pub max_inputs_per_request: usize,
-    /// The most tokens in one forward pass.
-    pub max_batch_tokens: usize,
-    /// The most tokens that may wait for one model.
-    pub max_queue_tokens: usize,
-    /// When a request is given up.
-    pub request_timeout: Duration,
-    /// Cores to compute on.
-    pub threads: usize,
-    /// Whether vectors may be cut to lengths that their model was not trained for.
-    pub untrained_dimensions: UntrainedDimensions,
-    /// Workers that share the cores when there is more than one input; at most `threads`.
-    pub workers: usize,
-}
 
 impl Engine {
     /// An engine that serves nothing yet.
@@ -89,16 +84,34 @@ impl Engine {
     /// # Errors
     /// As [`Engine::new`].
     pub fn with_clock(limits: EngineLimits, telemetry: Telemetry, clock: Clock) -> Result<Self> {
-        let pool = TokenizerPool::new(limits.threads)?;
-        Ok(Self(Arc::new(Shared {
+        let device = DeviceLimits::of_processor(limits.max_batch_tokens, limits.slots());
+        let host = Host {
+            pool: TokenizerPool::new(limits.threads)?,
+            device: Device::new(device, limits.scheduling.shares()),
+            cache: Cache::new(limits.scheduling.cache_bytes),
+        };
+        let shared = Shared {
             registry: Registry::with_clock(clock),
             limits,
-            pool,
+            host,
             telemetry,
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             wake: OnceLock::new(),
-        })))
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            caller: Caller::default(),
+        })
+    }
+
+    /// The same engine, working for somebody.
+    #[must_use]
+    pub fn working_for(&self, caller: Caller) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            caller,
+        }
     }
 
     /// Makes a model's name visible while it loads.
@@ -114,18 +127,18 @@ impl Engine {
     /// # Errors
     /// When the name is taken.
     pub fn claim(&self, info: ModelInfo, claim: Claim) -> Result<()> {
-        self.0.registry.register(info, claim)
+        self.shared.registry.register(info, claim)
     }
 
     /// Tells where the files of a registered model came from.
     pub fn found(&self, name: &str, origin: String, revision: Option<String>) {
-        self.0.registry.found(name, origin, revision);
+        self.shared.registry.found(name, origin, revision);
     }
 
     /// Records why a registered model did not load. A model that was asleep stays so, and who
     /// waits for it gets the reason.
     pub fn failed(&self, name: &str, reason: String) {
-        self.0.registry.failed(name, reason);
+        self.shared.registry.failed(name, reason);
     }
 
     /// The sessions of a model, `replicas` times the usual number.
@@ -143,10 +156,20 @@ impl Engine {
                 .map_err(|error| Error::Internal(error.to_string()))?;
             Ok((kind, encoder))
         };
-        worker_threads(limits, replicas)
+        let (shares, all_cores): (Vec<_>, Vec<_>) = worker_threads(limits, replicas)
             .into_iter()
-            .map(encoder)
-            .collect()
+            .partition(|(kind, _)| *kind == WorkerKind::Share);
+        let quick: Result<Vec<_>> = all_cores.into_iter().map(encoder).collect();
+        // Threads that a session starts have the priority of the one that makes it.
+        let polite = move || {
+            priority::lower();
+            shares.into_iter().map(encoder).collect::<Result<Vec<_>>>()
+        };
+        let made = std::thread::scope(|scope| scope.spawn(polite).join());
+        let mut encoders =
+            made.map_err(|_| Error::Internal("making a session panicked".into()))??;
+        encoders.extend(quick?);
+        Ok(encoders)
     }
 
     /// Opens a registered model on encoders that exist already: the seam where tests put a fake.
@@ -156,13 +179,13 @@ impl Engine {
     pub fn serve_parts(&self, parts: Parts) -> Result<()> {
         let name = parts.name.clone();
         let limits = PipelineLimits {
-            max_batch_tokens: self.0.limits.max_batch_tokens,
-            max_queue_tokens: self.0.limits.max_queue_tokens,
-            untrained_dimensions: self.0.limits.untrained_dimensions,
+            max_queue_tokens: self.shared.limits.max_queue_tokens,
+            scheduling: self.shared.limits.scheduling,
+            untrained_dimensions: self.shared.limits.untrained_dimensions,
         };
-        let pipeline = Pipeline::start(parts, limits, self.0.pool.clone())?;
+        let pipeline = Pipeline::start(parts, limits, self.shared.host.clone())?;
         let now = unix_time::now().as_secs();
-        self.0.registry.ready(&name, Arc::new(pipeline), now);
+        self.shared.registry.ready(&name, Arc::new(pipeline), now);
         Ok(())
     }
 
@@ -174,7 +197,7 @@ impl Engine {
         self.admit("input", request.inputs.len())?;
         self.in_time(async {
             let pipeline = self.awake(request.model.as_deref(), Task::Embed).await?;
-            pipeline.embed(request).await
+            pipeline.embed(request, &self.caller).await
         })
         .await
     }
@@ -215,7 +238,7 @@ impl Engine {
         }
         self.in_time(async {
             let pipeline = self.awake(request.model.as_deref(), Task::Rerank).await?;
-            pipeline.score(request).await
+            pipeline.score(request, &self.caller).await
         })
         .await
     }
@@ -228,7 +251,7 @@ impl Engine {
         self.admit("input", request.inputs.len())?;
         self.in_time(async {
             let pipeline = self.awake(request.model.as_deref(), Task::Classify).await?;
-            pipeline.classify(request).await
+            pipeline.classify(request, &self.caller).await
         })
         .await
     }
@@ -287,7 +310,7 @@ impl Engine {
         if self.is_draining() {
             return Err(Error::NotReady("the server is shutting down".into()));
         }
-        let most = self.0.limits.max_inputs_per_request;
+        let most = self.shared.limits.max_inputs_per_request;
         if inputs == 0 || inputs > most {
             return Err(Error::invalid(
                 field,
@@ -305,7 +328,7 @@ impl Engine {
     async fn awake(&self, name: Option<&str>, task: Task) -> Result<Lease> {
         let mut waited = false;
         loop {
-            let mut waiting = match self.0.registry.find(name, task)? {
+            let mut waiting = match self.shared.registry.find(name, task)? {
                 Found::Awake(lease) => return Ok(lease),
                 Found::Asleep(waiting) => waiting,
             };
@@ -315,11 +338,11 @@ impl Engine {
                     "model `{model}` was unloaded and cannot be loaded again: {reason}"
                 )));
             }
-            if self.0.registry.start_waking(&waiting.name) {
-                match self.0.wake.get() {
+            if self.shared.registry.start_waking(&waiting.name) {
+                match self.shared.wake.get() {
                     Some(wake) => wake(&waiting.name),
                     None => self
-                        .0
+                        .shared
                         .registry
                         .failed(&waiting.name, "nobody loads models here".into()),
                 }
@@ -331,8 +354,11 @@ impl Engine {
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let _counted = InFlight::new(&self.0.in_flight);
-        let after = self.0.limits.request_timeout;
+        let _counted = InFlight::new(&self.shared.in_flight);
+        let mut after = self.shared.limits.request_timeout;
+        if let Some(deadline) = self.caller.deadline {
+            after = after.min(deadline.saturating_duration_since(Instant::now()));
+        }
         tokio::time::timeout(after, work)
             .await
             .map_err(|_| Error::Timeout { after })?
@@ -340,7 +366,7 @@ impl Engine {
 
     /// Every model, in order of registration.
     pub fn models(&self) -> Vec<ModelInfo> {
-        self.0.registry.list()
+        self.shared.registry.list()
     }
 
     /// One model, by name or alias.
@@ -348,7 +374,7 @@ impl Engine {
     /// # Errors
     /// [`Error::ModelNotFound`].
     pub fn model(&self, name: &str) -> Result<ModelInfo> {
-        self.0.registry.get(name)
+        self.shared.registry.get(name)
     }
 
     /// The model of this name, or the one that a request without a name gets for a task.
@@ -356,17 +382,17 @@ impl Engine {
     /// # Errors
     /// [`Error::ModelNotFound`].
     pub fn choose(&self, name: Option<&str>, task: Task) -> Result<ModelInfo> {
-        self.0.registry.choose(name, task)
+        self.shared.registry.choose(name, task)
     }
 
     /// The bounds that it was made with.
     pub fn limits(&self) -> EngineLimits {
-        self.0.limits
+        self.shared.limits
     }
 
     /// How many requests are being worked on or wait.
     pub fn in_flight(&self) -> usize {
-        self.0.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.load(Ordering::Relaxed)
     }
 
     /// What waits for a model; nothing when it is unknown or not loaded.
@@ -374,7 +400,7 @@ impl Engine {
         let Ok(wanted) = self.model(name) else {
             return Backlog::default();
         };
-        let found = self.0.registry.pipeline(&wanted.name);
+        let found = self.shared.registry.pipeline(&wanted.name);
         found
             .and_then(|(_, pipeline, _)| pipeline)
             .map_or_else(Backlog::default, |pipeline| pipeline.backlog())
@@ -382,7 +408,7 @@ impl Engine {
 
     /// Sets how long a model stays in memory without requests, from its next load on.
     pub fn set_keep_alive(&self, name: &str, keep_alive: KeepAlive) {
-        self.0.registry.keep_alive(name, keep_alive);
+        self.shared.registry.keep_alive(name, keep_alive);
     }
 
     /// A request wishes how long its model stays; that holds until the model is unloaded.
@@ -390,118 +416,52 @@ impl Engine {
     /// # Errors
     /// [`Error::ModelNotFound`].
     pub fn wish_keep_alive(&self, name: &str, keep_alive: KeepAlive) -> Result<()> {
-        self.0.registry.wish(name, keep_alive)
+        self.shared.registry.wish(name, keep_alive)
     }
 
     /// Takes an idle model out of memory and keeps its name; `None` when it is used or not loaded.
     pub fn put_to_sleep(&self, name: &str) -> Option<Retired> {
-        self.0.registry.put_to_sleep(name)
+        self.shared.registry.put_to_sleep(name)
     }
 
     /// Takes a model's sessions away while others are made for it; requests wait.
     pub fn put_aside(&self, name: &str) -> Option<Retired> {
-        self.0.registry.put_aside(name)
+        self.shared.registry.put_aside(name)
     }
 
     /// Forgets a model; those inside may finish.
     pub fn remove(&self, name: &str) -> Option<Retired> {
-        self.0.registry.remove(name)
+        self.shared.registry.remove(name)
     }
 
     /// The use of every model, in order of registration.
     pub fn uses(&self) -> Vec<ModelUse> {
-        self.0.registry.uses()
+        self.shared.registry.uses()
     }
 
     /// What rings when a model may have become idle.
     pub fn alarm(&self) -> Arc<Alarm> {
-        self.0.registry.alarm()
+        self.shared.registry.alarm()
     }
 
     /// Says who loads models again. The first who says so stays.
     pub fn on_wake(&self, wake: Wake) {
         // Only a second caller is refused, and there is one fleet.
-        let _ = self.0.wake.set(wake);
+        let _ = self.shared.wake.set(wake);
     }
 
     /// Where counts go.
     pub fn telemetry(&self) -> &Telemetry {
-        &self.0.telemetry
+        &self.shared.telemetry
     }
 
     /// Refuses new requests; those inside are still answered.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.shared.draining.store(true, Ordering::Relaxed);
     }
 
     /// Whether [`Engine::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
-    }
-}
-
-/// Counts a request for as long as it is worked on, also when its client leaves.
-struct InFlight<'a>(&'a AtomicUsize);
-
-impl<'a> InFlight<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The sessions a model gets: one a worker on its part of the cores for throughput, `replicas`
-/// times over, and one over all cores for the latency of a lone input, where that is different.
-pub(crate) fn worker_threads(limits: &EngineLimits, replicas: usize) -> Vec<(WorkerKind, usize)> {
-    let workers = limits.workers.clamp(1, limits.threads.max(1));
-    let each = (limits.threads / workers).max(1);
-    let mut sessions = vec![(WorkerKind::Share, each); workers * replicas.max(1)];
-    if workers > 1 {
-        sessions.push((WorkerKind::AllCores, limits.threads));
-    }
-    sessions
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits(threads: usize, workers: usize) -> EngineLimits {
-        EngineLimits {
-            max_inputs_per_request: 1,
-            max_batch_tokens: 1,
-            max_queue_tokens: 1,
-            request_timeout: Duration::ZERO,
-            untrained_dimensions: UntrainedDimensions::Refused,
-            threads,
-            workers,
-        }
-    }
-
-    #[test]
-    fn cores_are_shared_out_and_a_lone_input_gets_them_all() {
-        use WorkerKind::{AllCores, Share};
-        let check = |threads, workers, expected: &[(WorkerKind, usize)]| {
-            assert_eq!(worker_threads(&limits(threads, workers), 1), expected);
-        };
-        check(1, 1, &[(Share, 1)]);
-        check(2, 2, &[(Share, 1), (Share, 1), (AllCores, 2)]);
-        check(4, 1, &[(Share, 4)]);
-        check(8, 2, &[(Share, 4), (Share, 4), (AllCores, 8)]);
-        check(2, 9, &[(Share, 1), (Share, 1), (AllCores, 2)]);
-        let twice = [
-            (Share, 2),
-            (Share, 2),
-            (Share, 2),
-            (Share, 2),
-            (AllCores, 4),
-        ];
-        assert_eq!(worker_threads(&limits(4, 2), 2), twice);
+        self.shared.draining.load(Ordering::Relaxed)
     }
 }

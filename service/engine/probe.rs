@@ -24,8 +24,8 @@ impl Engine {
     pub async fn probe(&self) -> Vec<Probe> {
         const PATIENCE: Duration = Duration::from_secs(10);
         let mut probes = JoinSet::new();
-        for (place, info) in self.0.registry.list().into_iter().enumerate() {
-            let Some((info, pipeline, asleep)) = self.0.registry.pipeline(&info.name) else {
+        for (place, info) in self.shared.registry.list().into_iter().enumerate() {
+            let Some((info, pipeline, asleep)) = self.shared.registry.pipeline(&info.name) else {
                 continue;
             };
             let device = info

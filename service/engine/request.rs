@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use retort_models::TruncationSide;
 
+use super::lane::Lane;
+
 pub use self::{
     classify::{Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, label_name},
     embed::{
@@ -69,7 +71,7 @@ pub struct Usage {
     pub cut_inputs: usize,
 }
 
-/// Where the time of a request went.
+/// Where the time of a request went, and what it did not have to be spent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
     /// Text to token ids.
@@ -78,6 +80,12 @@ pub struct Timings {
     pub queue: Duration,
     /// The longest forward pass that any input was part of.
     pub inference: Duration,
+    /// Where the inputs waited.
+    pub lane: Option<Lane>,
+    /// Inputs whose numbers were there already, chunks and queries counted apart.
+    pub cached: usize,
+    /// Inputs that were run once together with an equal one.
+    pub coalesced: usize,
 }
 
 impl Usage {

@@ -361,6 +361,7 @@ fn limits() -> EngineLimits {
         untrained_dimensions: UntrainedDimensions::Refused,
         threads: 1,
         workers: 1,
+        scheduling: crate::engine::lane::Scheduling::default(),
     }
 }
 

@@ -147,7 +147,7 @@ pub fn embedding_schema() -> RefOr<Schema> {
         forms.item(of_type(Type::String))
     };
     let written = || {
-        let per_token = ArrayBuilder::new().items(Schema::AnyOf(vector().build()));
+        let per_token = ArrayBuilder::new().items(RefOr::T(Schema::AnyOf(vector().build())));
         vector().item(per_token)
     };
     let keyed = written().item(of_type(Type::Number)).build();

@@ -147,6 +147,7 @@ impl RerankBody {
             raw_scores: self.raw_scores.or(more.raw_scores),
             use_activation: self.use_activation.or(more.use_activation),
             activation: self.activation.or(more.activation),
+            priority: self.priority.or(more.priority),
             max_chunks_per_doc: self.max_chunks_per_doc.or(more.max_chunks_per_doc),
             chunk: self.chunk.or(more.chunk),
             max_tokens_per_doc: self.max_tokens_per_doc.or(more.max_tokens_per_doc),

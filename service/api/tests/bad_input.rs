@@ -243,7 +243,9 @@ async fn a_full_queue_is_a_429_that_says_when_to_come_back() {
         ..limits()
     };
     let (server, mut gate) = Server::gated(ApiSettings::default(), tight);
-    let busy = json!({"input": vec!["lorem ipsum"; 20]}).to_string();
+    // Equal texts would be run once.
+    let texts: Vec<String> = (1..=20).map(|n| "lorem ".repeat(n)).collect();
+    let busy = json!({"input": texts}).to_string();
     let waiting = tokio::spawn(server.clone().post_owned("/v1/embeddings", busy));
     gate.reached.recv().await.unwrap();
     let answer = server.post("/v1/embeddings", r#"{"input":"a"}"#).await;

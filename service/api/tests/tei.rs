@@ -169,7 +169,9 @@ async fn a_full_queue_is_overloaded() {
         ..limits()
     };
     let (server, mut gate) = Server::gated(ApiSettings::default(), tight);
-    let busy = json!({"inputs": vec!["lorem ipsum"; 20]}).to_string();
+    // Equal texts would be run once.
+    let texts: Vec<String> = (1..=20).map(|n| "lorem ".repeat(n)).collect();
+    let busy = json!({"inputs": texts}).to_string();
     let waiting = tokio::spawn(server.clone().post_owned("/embed", busy));
     gate.reached.recv().await.unwrap();
     let refused = server.post("/tei/fake/embed", r#"{"inputs":"a"}"#).await;

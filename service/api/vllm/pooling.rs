@@ -172,7 +172,7 @@ pub async fn pooling(
     if task == PoolingTask::Classify {
         let request = body.classify_request()?;
         log.asked(request.inputs.len());
-        let response = state.engine.classify(request).await?;
+        let response = state.engine_for(&log).classify(request).await?;
         let done = Done {
             named: named.as_deref(),
             model: &response.model,
@@ -189,7 +189,7 @@ pub async fn pooling(
     };
     let request = body.embed_request(heads)?;
     log.asked(request.inputs.len());
-    let response = state.engine.embed(request).await?;
+    let response = state.engine_for(&log).embed(request).await?;
     let done = Done {
         named: named.as_deref(),
         model: &response.model,

@@ -4,11 +4,14 @@ use std::time::Instant;
 
 use retort_models::{Encoding, Heads, PairForm, PairTruncation, Truncation};
 
-use super::{Pipeline, job::Finish, similarity, tokenize};
+use super::{Ask, Pipeline, job::Finish, similarity, tokenize};
 use crate::{
-    engine::request::{
-        Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, Normalize, Scale, Task,
-        Usage, label_name,
+    engine::{
+        lane::{Caller, Work},
+        request::{
+            Classified, ClassifyInput, ClassifyRequest, ClassifyResponse, Normalize, Scale, Task,
+            Usage, label_name,
+        },
     },
     error::{Error, Place, Result},
 };
@@ -23,7 +26,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Error::UnsupportedTask`] for a model without labels; otherwise as [`Pipeline::embed`].
-    pub async fn classify(&self, request: ClassifyRequest) -> Result<ClassifyResponse> {
+    pub async fn classify(
+        &self,
+        request: ClassifyRequest,
+        caller: &Caller,
+    ) -> Result<ClassifyResponse> {
         Task::Classify.check(&self.name, &self.info)?;
         self.room_for(request.inputs.len())?;
         let truncation = tokenize::truncation(request.truncate, self.info.max_tokens)?;
@@ -46,7 +53,13 @@ impl Pipeline {
         let encodings = self.pool.labelled(plan, request.inputs).await?;
         let mut timings = self.tokenized(started, &encodings);
         let mut results: Vec<Classified> = encodings.iter().map(account).collect();
-        let replies = self.submit(encodings, Heads::SCORE, NO_VECTOR)?;
+        let ask = Ask {
+            heads: Heads::SCORE,
+            finish: NO_VECTOR,
+            work: Work::Texts,
+            caller,
+        };
+        let replies = self.submit(encodings, ask, &mut timings)?;
         let mut usage = Usage::default();
         for (index, (result, reply)) in results.iter_mut().zip(replies).enumerate() {
             let done = super::answer(Place::Input(index), reply).await?;

@@ -5,26 +5,30 @@ use std::time::Instant;
 use retort_models::{Chunking, Encoding, GraphSource, Head, Heads, Pooling, TruncationSide};
 
 use super::{
-    Pipeline,
+    Ask, Pipeline,
     conditioning::Conditions,
     finish::{Combine, Part, combine},
     job::{Finish, Values},
     tokenize::{self, TextPlan},
 };
 use crate::{
-    engine::request::{
-        Chunk, ChunkPooling, Context, EmbedInput, EmbedRequest, EmbedResponse, Embedding,
-        LongInput, Normalize, Task, Timings, Usage, unsupported, vector_heads,
+    engine::{
+        lane::{Caller, Work},
+        request::{
+            Chunk, ChunkPooling, Context, EmbedInput, EmbedRequest, EmbedResponse, Embedding,
+            LongInput, Normalize, Task, Timings, Usage, unsupported, vector_heads,
+        },
     },
     error::{Error, Place, Result},
 };
 
 /// What a request means for this model.
-struct Plan {
+struct Plan<'a> {
     heads: Heads,
     conditions: Conditions,
     finish: Finish,
     chunk: Option<Chunk>,
+    caller: &'a Caller,
 }
 
 impl Pipeline {
@@ -33,8 +37,8 @@ impl Pipeline {
     /// # Errors
     /// The first input that is not valid; [`Error::Overloaded`] when the queue has no room;
     /// [`Error::BadOutput`] when the model's answer to an input is not a vector.
-    pub async fn embed(&self, request: EmbedRequest) -> Result<EmbedResponse> {
-        let plan = self.plan(&request)?;
+    pub async fn embed(&self, request: EmbedRequest, caller: &Caller) -> Result<EmbedResponse> {
+        let plan = self.plan(&request, caller)?;
         self.room_for(request.inputs.len())?;
         let texts = self.text_plan(&request, &plan)?;
         match request.context {
@@ -46,7 +50,7 @@ impl Pipeline {
     async fn embed_apart(
         &self,
         inputs: Vec<EmbedInput>,
-        plan: Plan,
+        plan: Plan<'_>,
         texts: TextPlan,
     ) -> Result<EmbedResponse> {
         let started = Instant::now();
@@ -66,7 +70,11 @@ impl Pipeline {
             None => plan.finish,
         };
         let encodings = texts.into_iter().flatten().collect();
-        let mut replies = self.submit(encodings, plan.heads, finish)?.into_iter();
+        let ask = Ask {
+            finish,
+            ..plan.ask()
+        };
+        let mut replies = self.submit(encodings, ask, &mut timings)?.into_iter();
         for (index, (embedding, lengths)) in embeddings.iter_mut().zip(lengths).enumerate() {
             let place = Place::Input(index);
             let mut parts = Vec::with_capacity(lengths.len());
@@ -89,7 +97,7 @@ impl Pipeline {
     async fn embed_joined(
         &self,
         inputs: Vec<EmbedInput>,
-        plan: Plan,
+        plan: Plan<'_>,
         texts: TextPlan,
     ) -> Result<EmbedResponse> {
         let started = Instant::now();
@@ -118,7 +126,7 @@ impl Pipeline {
         if let Some(parted) = parted {
             parted.tokens_cut = encoding.tokens_cut;
         }
-        let replies = self.submit(vec![encoding], plan.heads, plan.finish)?;
+        let replies = self.submit(vec![encoding], plan.ask(), &mut timings)?;
         for reply in replies {
             let done = super::answer(Place::Input(0), reply).await?;
             super::note(&mut timings, &done);
@@ -169,7 +177,7 @@ impl Pipeline {
         })
     }
 
-    fn plan(&self, request: &EmbedRequest) -> Result<Plan> {
+    fn plan<'a>(&self, request: &EmbedRequest, caller: &'a Caller) -> Result<Plan<'a>> {
         let heads = self.wanted_heads(request.heads)?;
         let chunk = match request.long {
             LongInput::Cut => None,
@@ -189,10 +197,11 @@ impl Pipeline {
                 normalize: request.normalize,
             },
             chunk,
+            caller,
         })
     }
 
-    fn text_plan(&self, request: &EmbedRequest, plan: &Plan) -> Result<TextPlan> {
+    fn text_plan(&self, request: &EmbedRequest, plan: &Plan<'_>) -> Result<TextPlan> {
         let most = plan.conditions.limit(self.info.max_tokens);
         let truncation = tokenize::truncation(request.truncate, most)?;
         let chunking = plan.chunk.map(|chunk| {
@@ -304,6 +313,18 @@ impl Pipeline {
              (`allow_untrained_dimensions` permits others)",
             self.name, lengths
         ))
+    }
+}
+
+impl Plan<'_> {
+    /// What is wanted of each input.
+    fn ask(&self) -> Ask<'_> {
+        Ask {
+            heads: self.heads,
+            finish: self.finish,
+            work: Work::Texts,
+            caller: self.caller,
+        }
     }
 }
 

@@ -5,20 +5,26 @@ use retort_kernels::{
     RowFault,
     normalize::{faulty_rows, l2_normalize},
 };
-use retort_models::{Head, MultiVector, Output, Pooling, SparseVector};
+use retort_models::{Head, Heads, MultiVector, Output, Pooling, SparseVector};
 
-use super::job::{Finish, Job, Values};
+use super::job::{Finish, Values};
 use crate::engine::request::{ChunkPooling, Normalize};
 
-/// Picks what a job asked for out of what its batch gave, and refuses numbers that are none.
-pub fn finish(output: Output, job: &Job) -> Result<Values, RowFault> {
-    let wanted = |head| job.heads.contains(head);
+/// Picks what somebody asked for out of what a batch gave, and refuses numbers that are none.
+/// `segments` are those of the encoding, whose vectors are dense and one behind the other.
+pub fn finish(
+    output: Output,
+    heads: Heads,
+    segments: usize,
+    how: Finish,
+) -> Result<Values, RowFault> {
+    let wanted = |head| heads.contains(head);
     let mut values = Values::default();
     if let Some(dense) = output.dense.filter(|_| wanted(Head::Dense)) {
-        let width = dense.len() / job.encoding.segments.len().max(1);
+        let width = dense.len() / segments.max(1);
         values.dense = dense
             .chunks(width.max(1))
-            .map(|vector| finish_vector(vector.to_vec(), job.finish))
+            .map(|vector| finish_vector(vector.to_vec(), how))
             .collect::<Result<_, _>>()?;
     }
     values.sparse = output.sparse.filter(|_| wanted(Head::Sparse));

@@ -1,35 +1,119 @@
-//! The unit of work: one input of one request, on its way from the tokenizer to a worker and back.
+//! The unit of work: one input on its way from the tokenizer to a worker and back, and whoever
+//! waits for it.
 
 use std::time::{Duration, Instant};
 
 use retort_models::{Encoding, Heads, MultiVector, SparseVector};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use crate::{engine::request::Normalize, error::Result};
+use crate::{
+    engine::{lane::Tenant, request::Normalize},
+    error::Result,
+};
 
-/// One input that waits for, or is in, a forward pass.
+/// One input to be run. Equal inputs of one tenant that wait or run at the same time are one job.
 pub struct Job {
     /// Its token ids.
     pub encoding: Encoding,
+    /// All that somebody wants of it.
+    pub heads: Heads,
+    /// What is the same for equal inputs of one tenant.
+    pub fingerprint: Fingerprint,
+}
+
+/// Somebody who waits for a job.
+pub struct Waiter {
     /// What is wanted of it.
     pub heads: Heads,
     /// What is done to the pooled vector before it leaves.
     pub finish: Finish,
-    /// When it entered the queue.
+    /// When it began to wait.
     pub arrived: Instant,
+    /// When it stops waiting.
+    pub deadline: Option<Instant>,
     /// Where the answer goes. Closed when the client has left.
     pub reply: oneshot::Sender<Result<Done, Failure>>,
 }
 
+/// What a waiter gets its answer from.
+pub type Reply = oneshot::Receiver<Result<Done, Failure>>;
+
 impl Job {
+    /// A job of one tenant's.
+    pub fn new(encoding: Encoding, heads: Heads, tenant: Tenant) -> Self {
+        Self {
+            fingerprint: Fingerprint::of(&encoding, tenant),
+            encoding,
+            heads,
+        }
+    }
+
     /// Tokens that this job adds to a batch.
     pub fn tokens(&self) -> usize {
         self.encoding.input_ids.len()
     }
+}
 
-    /// True when nobody waits for the answer any more.
-    pub fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
+impl Waiter {
+    /// Somebody who begins to wait now, and where the answer will be.
+    pub fn new(heads: Heads, finish: Finish, deadline: Option<Instant>) -> (Self, Reply) {
+        let (reply, done) = oneshot::channel();
+        let waiter = Self {
+            heads,
+            finish,
+            arrived: Instant::now(),
+            deadline,
+            reply,
+        };
+        (waiter, done)
+    }
+
+    /// Whether an answer would be of no use any more, and why.
+    pub fn gone(&self, now: Instant) -> Option<Gone> {
+        if self.reply.is_closed() {
+            Some(Gone::Left)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(Gone::Late)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why nobody waits for an answer any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// The client has left.
+    Left,
+    /// Its deadline has passed.
+    Late,
+}
+
+/// SHA-256 of everything that the numbers of an input depend on within one loaded model, and of
+/// whose it is. The prompt is among the token ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    fn of(encoding: &Encoding, tenant: Tenant) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(tenant.0);
+        let adapter = encoding.adapter.map_or(u64::MAX, u64::from);
+        let sizes = [
+            adapter,
+            encoding.prompt_tokens as u64,
+            encoding.input_ids.len() as u64,
+            encoding.segments.len() as u64,
+        ];
+        sizes
+            .iter()
+            .for_each(|size| digest.update(size.to_le_bytes()));
+        let words = encoding.input_ids.iter().chain(&encoding.segments);
+        let words: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        digest.update(words);
+        digest.update(&encoding.token_type_ids);
+        Self(digest.finalize().into())
     }
 }
 
@@ -73,4 +157,44 @@ pub enum Failure {
     BadOutput(String),
     /// The forward pass failed.
     Inference(String),
+    /// The deadline passed before it was its turn.
+    Late {
+        /// The time that there was.
+        after: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_apart_what_gives_other_numbers() {
+        let plain = Encoding {
+            input_ids: vec![7, 8, 9],
+            token_type_ids: vec![0; 3],
+            ..Encoding::default()
+        };
+        let with = |change: fn(&mut Encoding)| {
+            let mut other = plain.clone();
+            change(&mut other);
+            Fingerprint::of(&other, Tenant::default())
+        };
+        let others = [
+            with(|_| ()),
+            with(|e| e.input_ids[2] = 10),
+            with(|e| e.token_type_ids[2] = 1),
+            with(|e| e.adapter = Some(0)),
+            with(|e| e.segments = vec![3]),
+            with(|e| e.prompt_tokens = 1),
+            Fingerprint::of(&plain, Tenant([1; 32])),
+        ];
+        for (i, a) in others.iter().enumerate() {
+            for (j, b) in others.iter().enumerate() {
+                assert_eq!(a == b, i == j, "{i} and {j}");
+            }
+        }
+        // How much was cut to get there makes no difference.
+        assert_eq!(with(|e| e.tokens_cut = 5), with(|_| ()));
+    }
 }

@@ -1,17 +1,24 @@
 //! One forward pass: the pipeline of one model, from inputs to vectors and scores.
 //!
-//! embed, score, classify → tokenize → queue → batcher → worker → finish, in this order of reading.
+//! embed, score, classify → tokenize → submit → device → schedule → batcher → worker → finish, in
+//! this order of reading.
 
 pub mod batcher;
+mod cache;
 mod classify;
 mod conditioning;
+mod device;
 mod embed;
 mod finish;
 mod inspect;
 mod job;
+pub mod priority;
 mod queue;
+mod schedule;
 mod score;
+mod shares;
 mod similarity;
+mod submit;
 mod tokenize;
 mod worker;
 
@@ -24,20 +31,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use retort_models::{Encode, EncoderInfo, Encoding, Heads, LateInteraction, Tokenizer};
-use tokio::sync::oneshot;
+use retort_models::{Encode, EncoderInfo, Encoding, LateInteraction, Tokenizer};
 
 pub use self::{
-    batcher::{AllCoresWorker, BatchLimits, WorkerKind},
+    batcher::{DeviceLimits, WorkerKind},
+    cache::Cache,
+    device::Device,
     job::Finish,
     tokenize::TokenizerPool,
 };
 use self::{
-    job::{Done, Failure, Job},
-    queue::Queue,
+    device::Counter,
+    job::{Done, Failure, Job, Reply, Waiter},
+    submit::Ask,
     worker::Worker,
 };
-use super::request::{Backlog, Normalize, Timings, Truncate};
+use super::{
+    lane::{Scheduling, Tenant},
+    request::{Backlog, Normalize, Timings, Truncate},
+};
 use crate::{
     error::{Error, Place, Result},
     telemetry::Telemetry,
@@ -62,12 +74,23 @@ pub struct Parts {
 /// Bounds of a pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct PipelineLimits {
-    /// The most tokens in one forward pass.
-    pub max_batch_tokens: usize,
     /// The most tokens that may wait.
     pub max_queue_tokens: usize,
+    /// Which request waits in which lane, and how long.
+    pub scheduling: Scheduling,
     /// Whether vectors may be cut to lengths that the model was not trained for.
     pub untrained_dimensions: UntrainedDimensions,
+}
+
+/// What a pipeline shares with those of other models. Cheap to clone.
+#[derive(Clone)]
+pub struct Host {
+    /// Where texts become token ids.
+    pub pool: TokenizerPool,
+    /// Where models run.
+    pub device: Device,
+    /// What has been computed lately.
+    pub cache: Cache,
 }
 
 /// Whether vectors may be cut to lengths that the model was not trained for.
@@ -93,9 +116,11 @@ pub struct Pipeline {
     tokenizer: Arc<Tokenizer>,
     late_interaction: Option<LateInteraction>,
     pool: TokenizerPool,
-    queue: Arc<Queue>,
+    queue: Counter,
+    cache: Cache,
     telemetry: Telemetry,
     untrained_dimensions: UntrainedDimensions,
+    scheduling: Scheduling,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -104,38 +129,28 @@ impl Pipeline {
     ///
     /// # Errors
     /// When the operating system refuses a thread.
-    pub fn start(parts: Parts, limits: PipelineLimits, pool: TokenizerPool) -> Result<Self> {
-        let shares = parts
-            .encoders
-            .iter()
-            .filter(|(kind, _)| *kind == WorkerKind::Share)
-            .count();
-        let batch_limits = BatchLimits {
-            max_batch_tokens: limits.max_batch_tokens,
-            workers: shares,
-            all_cores_worker: if shares < parts.encoders.len() {
-                AllCoresWorker::Present
-            } else {
-                AllCoresWorker::Absent
-            },
-        };
-        let queue = Arc::new(Queue::new(limits.max_queue_tokens, batch_limits));
+    pub fn start(parts: Parts, limits: PipelineLimits, host: Host) -> Result<Self> {
+        let kinds: Vec<WorkerKind> = parts.encoders.iter().map(|(kind, _)| *kind).collect();
+        let (queue, seats) = host.device.add(&kinds, limits.max_queue_tokens);
         let mut pipeline = Self {
             name: parts.name,
             info: parts.info,
             tokenizer: parts.tokenizer,
             late_interaction: parts.late_interaction,
-            pool,
+            pool: host.pool,
             queue,
+            cache: host.cache,
             telemetry: parts.telemetry,
             untrained_dimensions: limits.untrained_dimensions,
+            scheduling: limits.scheduling,
             workers: Vec::new(),
         };
-        for (i, (kind, encoder)) in parts.encoders.into_iter().enumerate() {
+        for (i, ((_, encoder), seat)) in parts.encoders.into_iter().zip(seats).enumerate() {
             let worker = Worker {
-                kind,
                 model: pipeline.name.clone(),
-                queue: pipeline.queue.clone(),
+                id: pipeline.queue.id(),
+                seat,
+                cache: pipeline.cache.clone(),
                 telemetry: pipeline.telemetry.clone(),
                 encoder,
             };
@@ -178,8 +193,10 @@ impl Pipeline {
             dimensions: None,
             normalize: Normalize::Yes,
         };
-        let (job, done) = job(encoding, self.info.heads, finish);
-        self.queue.push_first(job);
+        let heads = self.info.heads;
+        let (waiter, done) = Waiter::new(heads, finish, None);
+        let job = Job::new(encoding, heads, Tenant::default());
+        self.queue.push_first(job, waiter);
         tokio::time::timeout(patience, answer(Place::Input(0), done))
             .await
             .map_err(|_| Error::Timeout { after: patience })??;
@@ -217,20 +234,6 @@ impl Pipeline {
             ..Timings::default()
         }
     }
-
-    /// Queues one job an encoding, all or none of them.
-    fn submit(&self, encodings: Vec<Encoding>, heads: Heads, finish: Finish) -> Result<Vec<Reply>> {
-        let (jobs, replies): (Vec<_>, Vec<_>) = encodings
-            .into_iter()
-            .map(|encoding| job(encoding, heads, finish))
-            .unzip();
-        let waiting = self
-            .queue
-            .push(jobs)
-            .inspect_err(|_| self.telemetry.request_refused(&self.name))?;
-        self.telemetry.queue_changed(&self.name, waiting);
-        Ok(replies)
-    }
 }
 
 impl Drop for Pipeline {
@@ -242,23 +245,8 @@ impl Drop for Pipeline {
                 tracing::error!(model = %self.name, "a worker thread had panicked");
             }
         }
+        self.cache.forget(self.queue.id());
     }
-}
-
-type Reply = oneshot::Receiver<Result<Done, Failure>>;
-
-fn job(encoding: Encoding, heads: Heads, finish: Finish) -> (Job, Reply) {
-    let (reply, done) = oneshot::channel();
-    (
-        Job {
-            encoding,
-            heads,
-            finish,
-            arrived: Instant::now(),
-            reply,
-        },
-        done,
-    )
 }
 
 async fn answer(place: Place, reply: Reply) -> Result<Done> {
@@ -266,6 +254,7 @@ async fn answer(place: Place, reply: Reply) -> Result<Done> {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(Failure::BadOutput(fault))) => Err(Error::BadOutput { place, fault }),
         Ok(Err(Failure::Inference(error))) => Err(Error::Internal(error)),
+        Ok(Err(Failure::Late { after })) => Err(Error::Timeout { after }),
         Err(_) => Err(Error::Internal(
             "the worker stopped before it answered".into(),
         )),

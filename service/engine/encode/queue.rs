@@ -1,235 +1,258 @@
-//! The jobs that wait for one model: bounded in tokens, first come first served, guarded by the
-//! one short lock of the encode path.
+//! What waits for one model, and who waits for what runs. No lock and no clock: the device has
+//! both.
+//!
+//! Within a lane, requests take turns: a job stands behind `PATIENCE` tokens of others for each
+//! token of its own request before it. So a query passes the tail of a long request, and the tail
+//! cannot be passed for ever.
 
 use std::{
-    collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
+use retort_models::Heads;
+
 use super::{
-    batcher::{self, BatchLimits, Running, WorkerKind},
-    job::Job,
+    batcher,
+    job::{Failure, Fingerprint, Gone, Job, Waiter},
 };
-use crate::{
-    engine::request::Backlog,
-    error::{Error, Result},
-};
+use crate::engine::lane::{Lane, PerLane};
 
-/// Waiting jobs and who works on them. Shared by the handlers, which push, and the workers,
-/// which take.
+/// How many tokens of later requests may pass a job for each token of its own request before it.
+const PATIENCE: u64 = 8;
+
+/// How many jobs at the front of a lane are looked at for clients that have left, each time.
+const LOOKED_AT: usize = 512;
+
+/// A job of a queue.
+pub type JobId = u64;
+
+/// The jobs of one model, from when they come in until they are answered.
+#[derive(Default)]
 pub struct Queue {
-    state: Mutex<State>,
-    wake: Condvar,
-    max_queue_tokens: usize,
-    batch: BatchLimits,
+    lines: PerLane<Line>,
+    entries: HashMap<JobId, Entry>,
+    /// The youngest job of each fingerprint.
+    known: HashMap<Fingerprint, JobId>,
+    next: JobId,
+    gone: Dropped,
 }
 
-struct State {
-    jobs: VecDeque<Job>,
+#[derive(Default)]
+struct Line {
+    /// Tokens of each waiting job by its place: when its turn is at the latest, then its age.
+    order: BTreeMap<(u64, JobId), usize>,
     tokens: usize,
-    running: Running,
-    /// Smoothed tokens per second of the whole pipeline; 0 before the first batch.
-    rate: f64,
-    last_finished: Option<Instant>,
-    closed: bool,
+    /// Tokens that have left to be run, ever: the time by which turns are told.
+    served: u64,
 }
 
-/// A batch that a worker took, and what was thrown away on the way.
-pub struct Taken {
-    /// What to run, in queue order. Never empty.
-    pub jobs: Vec<Job>,
-    /// Jobs whose clients had left; they were dropped without being run.
-    pub dropped: usize,
-    /// Tokens that still wait.
-    pub waiting_tokens: usize,
+struct Entry {
+    /// `None` once it runs.
+    job: Option<Job>,
+    /// Where it waits; `None` once it runs.
+    place: Option<(Lane, u64)>,
+    fingerprint: Fingerprint,
+    heads: Heads,
+    waiters: Vec<Waiter>,
+}
+
+/// Who left before they were served.
+#[derive(Default)]
+pub struct Dropped {
+    /// Clients that had left.
+    pub left: usize,
+    /// Those whose deadline had passed; they are still to be told.
+    pub late: Vec<Waiter>,
+}
+
+impl Dropped {
+    /// Tells those who are late, and says how many they are.
+    pub fn tell(self) -> usize {
+        let late = self.late.len();
+        for waiter in self.late {
+            let after = waiter
+                .deadline
+                .map_or(Duration::ZERO, |deadline| deadline - waiter.arrived);
+            // The client may have left just now.
+            let _ = waiter.reply.send(Err(Failure::Late { after }));
+        }
+        late
+    }
 }
 
 impl Queue {
-    /// An empty queue that holds at most `max_queue_tokens`.
-    pub fn new(max_queue_tokens: usize, batch: BatchLimits) -> Self {
-        let state = State {
-            jobs: VecDeque::new(),
-            tokens: 0,
-            running: Running::default(),
-            rate: 0.0,
-            last_finished: None,
-            closed: false,
-        };
-        Self {
-            state: Mutex::new(state),
-            wake: Condvar::new(),
-            max_queue_tokens,
-            batch,
+    /// Adds the jobs of a request; says how many of them were there already.
+    pub fn push(&mut self, jobs: Vec<(Job, Waiter)>, lane: Lane) -> usize {
+        let now = self.lines[lane].served;
+        let (mut before, mut coalesced) = (0, 0);
+        for (job, waiter) in jobs {
+            let place = now + PATIENCE * before;
+            before += job.tokens() as u64;
+            match self.join(&job, waiter, (lane, place)) {
+                None => coalesced += 1,
+                Some(waiter) => self.insert(job, waiter, (lane, place)),
+            }
         }
-    }
-
-    /// Adds all jobs of a request, or none of them.
-    ///
-    /// A request that is larger than the whole queue is taken when nothing else waits: it was
-    /// allowed in by the input limit, and refusing it now would mean refusing it for ever.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`] when they do not fit, [`Error::NotReady`] after [`Queue::close`].
-    pub fn push(&self, jobs: Vec<Job>) -> Result<usize> {
-        let requested: usize = jobs.iter().map(Job::tokens).sum();
-        let mut state = self.lock();
-        self.admit(&state, requested)?;
-        state.tokens += requested;
-        state.jobs.extend(jobs);
-        let waiting = state.tokens;
-        drop(state);
-        self.wake.notify_all();
-        Ok(waiting)
+        coalesced
     }
 
     /// Puts one job before all others, whatever waits: for the readiness probe.
-    pub fn push_first(&self, job: Job) {
-        let mut state = self.lock();
-        state.tokens += job.tokens();
-        state.jobs.push_front(job);
-        drop(state);
-        self.wake.notify_all();
+    pub fn push_first(&mut self, job: Job, waiter: Waiter) {
+        self.insert(job, waiter, (Lane::Interactive, 0));
     }
 
-    /// Whether so many more tokens would be taken now, asked before any work is done for them.
-    ///
-    /// # Errors
-    /// As [`Queue::push`].
-    pub fn check_room(&self, requested: usize) -> Result<()> {
-        self.admit(&self.lock(), requested)
-    }
-
-    fn admit(&self, state: &State, requested: usize) -> Result<()> {
-        if state.closed {
-            return Err(Error::NotReady("the server is shutting down".into()));
-        }
-        if state.tokens > 0 && state.tokens + requested > self.max_queue_tokens {
-            return Err(Error::Overloaded {
-                queued: state.tokens,
-                requested,
-                limit: self.max_queue_tokens,
-                retry_after: state.time_to_work_off(requested, self.max_queue_tokens),
-            });
-        }
-        Ok(())
-    }
-
-    /// Waits for work and takes a batch. `None` once the queue is closed and empty.
-    pub fn take(&self, worker: WorkerKind) -> Option<Taken> {
-        let mut state = self.lock();
-        let mut dropped = 0;
-        loop {
-            dropped += state.drop_abandoned();
-            let waiting = state.jobs.iter().map(Job::tokens);
-            let count = batcher::plan(worker, waiting, state.tokens, state.running, &self.batch);
-            if count > 0 {
-                let jobs: Vec<Job> = state.jobs.drain(..count).collect();
-                state.tokens -= jobs.iter().map(Job::tokens).sum::<usize>();
-                *state.running.of(worker) += 1;
-                return Some(Taken {
-                    jobs,
-                    dropped,
-                    waiting_tokens: state.tokens,
-                });
-            }
-            if state.closed && state.jobs.is_empty() {
-                return None;
-            }
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Tells that a batch of `tokens` has left the cores after `elapsed`.
-    pub fn finished(&self, worker: WorkerKind, tokens: usize, elapsed: Duration) {
-        let mut state = self.lock();
-        let parallel = (state.running.share + state.running.all_cores) as f64;
-        *state.running.of(worker) -= 1;
-        let rate = parallel * tokens as f64 / elapsed.as_secs_f64().max(1e-6);
-        state.rate = if state.rate == 0.0 {
-            rate
-        } else {
-            0.9 * state.rate + 0.1 * rate
+    /// Lets somebody wait for an equal job; gives the waiter back when there is none that will
+    /// have everything that is wanted.
+    fn join(&mut self, job: &Job, waiter: Waiter, (lane, place): (Lane, u64)) -> Option<Waiter> {
+        let Some(&id) = self.known.get(&job.fingerprint) else {
+            return Some(waiter);
         };
-        state.last_finished = Some(Instant::now());
-        let others_may_start = !state.jobs.is_empty() || state.closed;
-        drop(state);
-        if others_may_start {
-            self.wake.notify_all();
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Some(waiter);
+        };
+        if entry.place.is_none() && !waiter.heads.without(entry.heads).is_empty() {
+            return Some(waiter);
+        }
+        entry.heads = entry.heads | waiter.heads;
+        if let Some(job) = &mut entry.job {
+            job.heads = entry.heads;
+        }
+        entry.waiters.push(waiter);
+        // It waits where the one waits who is served first.
+        if let Some(old) = entry.place.filter(|old| lane < old.0) {
+            entry.place = Some((lane, place));
+            let tokens = self.lines[old.0].remove((old.1, id));
+            self.lines[lane].insert((place, id), tokens);
+        }
+        None
+    }
+
+    fn insert(&mut self, job: Job, waiter: Waiter, (lane, place): (Lane, u64)) {
+        let id = self.next;
+        self.next += 1;
+        self.lines[lane].insert((place, id), job.tokens());
+        self.known.insert(job.fingerprint, id);
+        let entry = Entry {
+            place: Some((lane, place)),
+            fingerprint: job.fingerprint,
+            heads: job.heads,
+            waiters: vec![waiter],
+            job: Some(job),
+        };
+        self.entries.insert(id, entry);
+    }
+
+    /// Takes jobs from the front of a lane, at most so many tokens of them but for the first.
+    pub fn take(&mut self, lane: Lane, budget: usize) -> Vec<(JobId, Job)> {
+        let line = &mut self.lines[lane];
+        let count = batcher::take_within(line.order.values().copied(), budget);
+        let mut taken = Vec::with_capacity(count);
+        for _ in 0..count {
+            let Some(((_, id), tokens)) = line.order.pop_first() else {
+                break;
+            };
+            line.tokens -= tokens;
+            line.served += tokens as u64;
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            entry.place = None;
+            taken.extend(entry.job.take().map(|job| (id, job)));
+        }
+        taken
+    }
+
+    /// Whoever waited for jobs that have run, in their order. From now on equal inputs are new.
+    pub fn finish(&mut self, ids: &[JobId]) -> Vec<Vec<Waiter>> {
+        ids.iter().map(|&id| self.remove(id)).collect()
+    }
+
+    fn remove(&mut self, id: JobId) -> Vec<Waiter> {
+        let Some(entry) = self.entries.remove(&id) else {
+            return Vec::new();
+        };
+        if self.known.get(&entry.fingerprint) == Some(&id) {
+            self.known.remove(&entry.fingerprint);
+        }
+        entry.waiters
+    }
+
+    /// Drops the jobs near the front for which nobody waits any more.
+    pub fn sweep(&mut self, now: Instant) {
+        for lane in Lane::ALL {
+            let front = self.lines[lane].order.keys().take(LOOKED_AT);
+            let front: Vec<(u64, JobId)> = front.copied().collect();
+            for place in front {
+                let Some(entry) = self.entries.get_mut(&place.1) else {
+                    continue;
+                };
+                let gone = &mut self.gone;
+                let leaving = entry.waiters.extract_if(.., |w| w.gone(now).is_some());
+                for waiter in leaving {
+                    match waiter.gone(now) {
+                        Some(Gone::Late) => gone.late.push(waiter),
+                        Some(Gone::Left) | None => gone.left += 1,
+                    }
+                }
+                if entry.waiters.is_empty() {
+                    self.lines[lane].remove(place);
+                    self.remove(place.1);
+                }
+            }
         }
     }
 
-    /// Refuses new jobs from now on; what waits is still worked off.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.wake.notify_all();
+    /// Who was dropped since this was last asked.
+    pub fn dropped(&mut self) -> Dropped {
+        std::mem::take(&mut self.gone)
     }
 
-    /// What waits now.
-    pub fn backlog(&self) -> Backlog {
-        let state = self.lock();
-        Backlog {
-            inputs: state.jobs.len(),
-            tokens: state.tokens,
-            max_tokens: self.max_queue_tokens,
-        }
+    /// Tokens that would be run before the last of a request of so many would be.
+    pub fn ahead(&self, lane: Lane, tokens: usize) -> usize {
+        let line = &self.lines[lane];
+        let last = line.served + PATIENCE * tokens as u64;
+        let before = line.order.range(..(last, JobId::MAX));
+        before.map(|(_, tokens)| tokens).sum()
     }
 
-    /// How long ago a batch last succeeded; `None` if none ever did.
-    pub fn since_last_finished(&self) -> Option<Duration> {
-        self.lock().last_finished.map(|at| at.elapsed())
-    }
-
-    /// Waiting tokens and working workers, for tests that need to know when to go on.
+    /// Those who wait for an answer, also for one of a job that runs.
     #[cfg(test)]
-    pub fn waiting_and_running(&self) -> (usize, usize) {
-        let state = self.lock();
-        (state.tokens, state.running.share + state.running.all_cores)
+    pub fn unanswered(&self) -> usize {
+        let waiting: usize = self.entries.values().map(|e| e.waiters.len()).sum();
+        waiting + self.gone.late.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state stays consistent across a panic: no code that can panic runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Removes the jobs nobody waits for, wherever they stand, and counts them.
-    fn drop_abandoned(&mut self) -> usize {
-        let before = self.jobs.len();
-        let tokens = &mut self.tokens;
-        self.jobs.retain(|job| {
-            let keep = !job.is_abandoned();
-            if !keep {
-                *tokens -= job.tokens();
-            }
-            keep
-        });
-        before - self.jobs.len()
+    /// Jobs that wait.
+    pub fn jobs(&self, lane: Lane) -> usize {
+        self.lines[lane].order.len()
     }
 
-    /// When `requested` tokens will fit, at the recent rate; between one second and five minutes.
-    fn time_to_work_off(&self, requested: usize, limit: usize) -> Duration {
-        let excess = (self.tokens + requested)
-            .saturating_sub(limit)
-            .min(self.tokens);
-        let seconds = if self.rate > 0.0 {
-            excess as f64 / self.rate
-        } else {
-            1.0
-        };
-        Duration::from_secs_f64(seconds.clamp(1.0, 300.0).ceil())
+    /// Tokens that wait.
+    pub fn tokens(&self, lane: Lane) -> usize {
+        self.lines[lane].tokens
+    }
+
+    /// Tokens that wait in all lanes.
+    pub fn all_tokens(&self) -> usize {
+        self.lines.values().map(|line| line.tokens).sum()
+    }
+
+    /// Jobs that wait in all lanes.
+    pub fn all_jobs(&self) -> usize {
+        self.lines.values().map(|line| line.order.len()).sum()
     }
 }
 
-impl Running {
-    fn of(&mut self, worker: WorkerKind) -> &mut usize {
-        match worker {
-            WorkerKind::Share => &mut self.share,
-            WorkerKind::AllCores => &mut self.all_cores,
-        }
+impl Line {
+    fn insert(&mut self, place: (u64, JobId), tokens: usize) {
+        self.order.insert(place, tokens);
+        self.tokens += tokens;
+    }
+
+    fn remove(&mut self, place: (u64, JobId)) -> usize {
+        let tokens = self.order.remove(&place).unwrap_or_default();
+        self.tokens -= tokens;
+        tokens
     }
 }

@@ -6,16 +6,19 @@ use std::{sync::Arc, time::Instant};
 use retort_models::{Chunking, Encoding, Head, Heads, PairForm, Truncation, TruncationSide};
 
 use super::{
-    Pipeline, Reply,
+    Ask, Pipeline, Reply,
     job::{Finish, Values},
     similarity::{self, Shares},
     tokenize::{self, PairPlan, TextPlan},
 };
 use crate::{
-    engine::request::{
-        Conditioning, EmbedInput, HybridWeights, LongDocument, Normalize, PairScore, Pairs,
-        PromptWish, Scale, ScoreOptions, ScoreRequest, ScoreResponse, Task, Timings, Usage,
-        vector_heads,
+    engine::{
+        lane::{Caller, Work},
+        request::{
+            Conditioning, EmbedInput, HybridWeights, LongDocument, Normalize, PairScore, Pairs,
+            PromptWish, Scale, ScoreOptions, ScoreRequest, ScoreResponse, Task, Timings, Usage,
+            vector_heads,
+        },
     },
     error::{Error, Place, Result},
 };
@@ -35,17 +38,17 @@ impl Pipeline {
     /// # Errors
     /// [`Error::UnsupportedTask`] for a model that has no score of relevance; otherwise as
     /// [`Pipeline::embed`].
-    pub async fn score(&self, request: ScoreRequest) -> Result<ScoreResponse> {
+    pub async fn score(&self, request: ScoreRequest, caller: &Caller) -> Result<ScoreResponse> {
         Task::Rerank.check(&self.name, &self.info)?;
         self.room_for(request.pairs.documents.len())?;
         if self.info.heads.contains(Head::Score) {
-            self.cross_encode(request).await
+            self.cross_encode(request, caller).await
         } else {
-            self.compare(request).await
+            self.compare(request, caller).await
         }
     }
 
-    async fn cross_encode(&self, request: ScoreRequest) -> Result<ScoreResponse> {
+    async fn cross_encode(&self, request: ScoreRequest, caller: &Caller) -> Result<ScoreResponse> {
         let ScoreRequest { pairs, options, .. } = request;
         if options.weights.is_some() {
             return Err(weightless(
@@ -57,7 +60,7 @@ impl Pipeline {
         let texts = self.pool.pairs(plan, pairs).await?;
         let mut timings = self.tokenized(started, texts.iter().flatten());
         let mut scores: Vec<PairScore> = texts.iter().map(|chunks| account(chunks)).collect();
-        let replies = self.submit_chunks(texts, Heads::SCORE, UNIT)?;
+        let replies = self.submit_chunks(texts, pairs_of(caller, Heads::SCORE), &mut timings)?;
         for (index, (score, chunks)) in scores.iter_mut().zip(replies).enumerate() {
             let mut logits = Vec::with_capacity(chunks.len());
             for reply in chunks {
@@ -122,7 +125,7 @@ impl Pipeline {
     }
 
     /// As `FlagEmbedding` scores with BGE-M3, and with what a model lacks left out.
-    async fn compare(&self, request: ScoreRequest) -> Result<ScoreResponse> {
+    async fn compare(&self, request: ScoreRequest, caller: &Caller) -> Result<ScoreResponse> {
         let ScoreRequest { pairs, options, .. } = request;
         let shares = self.shares(&options)?;
         let (queries, documents) = self.text_plans(&options, shares.heads())?;
@@ -153,7 +156,8 @@ impl Pipeline {
             score.tokens_cut += query.iter().map(|chunk| chunk.tokens_cut).sum::<usize>();
         }
         let texts = query_texts.into_iter().chain(document_texts).collect();
-        let mut replies = self.submit_chunks(texts, shares.heads(), UNIT)?.into_iter();
+        let ask = pairs_of(caller, shares.heads());
+        let mut replies = self.submit_chunks(texts, ask, &mut timings)?.into_iter();
         let mut queries = Vec::with_capacity(pairs.queries.len());
         for (index, chunks) in replies.by_ref().take(pairs.queries.len()).enumerate() {
             for reply in chunks {
@@ -275,12 +279,12 @@ impl Pipeline {
     fn submit_chunks(
         &self,
         texts: Vec<Vec<Encoding>>,
-        heads: Heads,
-        finish: Finish,
+        ask: Ask<'_>,
+        timings: &mut Timings,
     ) -> Result<Vec<Chunks>> {
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
         let encodings = texts.into_iter().flatten().collect();
-        let mut replies = self.submit(encodings, heads, finish)?.into_iter();
+        let mut replies = self.submit(encodings, ask, timings)?.into_iter();
         let group = |length| replies.by_ref().take(length).collect();
         Ok(lengths.into_iter().map(group).collect())
     }
@@ -304,6 +308,16 @@ impl Pipeline {
             usage,
             timings,
         }
+    }
+}
+
+/// What reranking asks for a caller.
+fn pairs_of(caller: &Caller, heads: Heads) -> Ask<'_> {
+    Ask {
+        heads,
+        finish: UNIT,
+        work: Work::Pairs,
+        caller,
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use retort_models::{Batch, GraphSource, Heads, Output, Prompts};
 
 use super::*;
+use crate::engine::lane::{Caller, Lane, PerLane};
 use crate::engine::request::{EmbedInput, EmbedRequest, EmbedResponse, Usage};
 
 /// What the fake model does with a sequence, told by its first own token (id 7 and up are free).
@@ -73,11 +74,19 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
         encoders: vec![(WorkerKind::Share, Box::new(fake))],
         telemetry: Telemetry::new(),
     };
-    let pool = TokenizerPool::new(1).unwrap();
     Bench {
-        pipeline: Arc::new(Pipeline::start(parts, limits, pool).unwrap()),
+        pipeline: Arc::new(Pipeline::start(parts, limits, host(limits.scheduling)).unwrap()),
         gate,
         seen,
+    }
+}
+
+/// A device of one slot with batches of 16 tokens.
+fn host(scheduling: Scheduling) -> Host {
+    Host {
+        pool: TokenizerPool::new(1).unwrap(),
+        device: Device::new(DeviceLimits::of_processor(16, 1), scheduling.shares()),
+        cache: Cache::new(scheduling.cache_bytes),
     }
 }
 
@@ -116,8 +125,15 @@ enum Gate {
 }
 
 const LIMITS: PipelineLimits = PipelineLimits {
-    max_batch_tokens: 16,
     max_queue_tokens: 1_000,
+    scheduling: Scheduling {
+        interactive_max_inputs: 4,
+        interactive_max_tokens: 256,
+        interactive_max_pairs: 100,
+        interactive_share: 0.8,
+        deadlines: PerLane::NONE,
+        cache_bytes: 0,
+    },
     untrained_dimensions: UntrainedDimensions::Refused,
 };
 
@@ -144,7 +160,13 @@ async fn answers_come_in_the_order_of_the_inputs() {
         .map(|i| vec![40 + i % 50; 1 + i as usize % 8])
         .collect();
     let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
-    let got = vectors(bench.pipeline.embed(request(&inputs)).await.unwrap());
+    let got = vectors(
+        bench
+            .pipeline
+            .embed(request(&inputs), &ANYONE)
+            .await
+            .unwrap(),
+    );
     let expected: Vec<Vec<f32>> = inputs
         .iter()
         .map(|ids| vec![ids[0] as f32, ids.len() as f32])
@@ -157,7 +179,7 @@ async fn a_long_input_is_cut_and_the_cut_is_counted() {
     let bench = bench(Gate::Open, LIMITS);
     let response = bench
         .pipeline
-        .embed(request(&[&[40; 11], &[41; 2]]))
+        .embed(request(&[&[40; 11], &[41; 2]]), &ANYONE)
         .await
         .unwrap();
     assert_eq!(response.embeddings[0].tokens, 8);
@@ -208,7 +230,7 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
     wait_for(&bench.pipeline, |waiting| waiting == 8).await;
     let error = bench
         .pipeline
-        .embed(request(&[&[40; 3]]))
+        .embed(request(&[&[40; 3]]), &ANYONE)
         .await
         .unwrap_err();
     let Error::Overloaded {
@@ -238,7 +260,7 @@ async fn an_idle_queue_takes_a_request_larger_than_itself() {
     );
     let response = bench
         .pipeline
-        .embed(request(&[&[40; 8][..]; 5]))
+        .embed(request(&[&[40; 8][..]; 5]), &ANYONE)
         .await
         .unwrap();
     assert_eq!(response.embeddings.len(), 5);
@@ -249,12 +271,12 @@ async fn jobs_of_a_client_that_left_are_not_run() {
     let bench = bench(Gate::Shut, LIMITS);
     let busy = spawn(&bench, &[&[40]]);
     wait_for(&bench.pipeline, |waiting| waiting == 0).await;
-    let leaver = spawn(&bench, &[&[41; 3], &[41; 3]]);
+    let leaver = spawn(&bench, &[&[41; 3], &[43; 3]]);
     wait_for(&bench.pipeline, |waiting| waiting == 6).await;
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
     let stayer = spawn(&bench, &[&[42]]);
-    wait_for(&bench.pipeline, |waiting| waiting == 7).await;
+    wait_for(&bench.pipeline, |waiting| waiting == 1).await;
     bench.gate.send(()).unwrap();
     bench.gate.send(()).unwrap();
     busy.await.unwrap().unwrap();
@@ -270,7 +292,11 @@ async fn closing_finishes_what_waits_and_refuses_what_comes() {
     let waiting = spawn(&bench, &[&[41]]);
     wait_for(&bench.pipeline, |waiting| waiting == 1).await;
     bench.pipeline.close();
-    let refused = bench.pipeline.embed(request(&[&[42]])).await.unwrap_err();
+    let refused = bench
+        .pipeline
+        .embed(request(&[&[42]]), &ANYONE)
+        .await
+        .unwrap_err();
     assert_eq!(refused.status(), 503);
     bench.gate.send(()).unwrap();
     bench.gate.send(()).unwrap();
@@ -284,7 +310,7 @@ async fn dimensions_are_cut_and_checked() {
     let mut wanted = request(&[&[40, 41]]);
     (wanted.dimensions, wanted.normalize) = (Some(1), Normalize::Yes);
     assert_eq!(
-        vectors(bench.pipeline.embed(wanted).await.unwrap()),
+        vectors(bench.pipeline.embed(wanted, &ANYONE).await.unwrap()),
         [[1.0]]
     );
     for dimensions in [0, 3, usize::MAX] {
@@ -292,7 +318,7 @@ async fn dimensions_are_cut_and_checked() {
             dimensions: Some(dimensions),
             ..request(&[&[40]])
         };
-        let error = bench.pipeline.embed(request).await.unwrap_err();
+        let error = bench.pipeline.embed(request, &ANYONE).await.unwrap_err();
         assert_eq!(
             (error.status().as_u16(), error.param()),
             (400, Some("dimensions"))
@@ -304,7 +330,7 @@ type Answer = tokio::task::JoinHandle<Result<EmbedResponse>>;
 
 fn spawn(bench: &Bench, inputs: &[&[u32]]) -> Answer {
     let (pipeline, request) = (bench.pipeline.clone(), request(inputs));
-    tokio::spawn(async move { pipeline.embed(request).await })
+    tokio::spawn(async move { pipeline.embed(request, &ANYONE).await })
 }
 
 /// Yields until so many tokens wait and the worker has taken what it could.
@@ -321,4 +347,162 @@ async fn wait_for(pipeline: &Pipeline, enough: impl Fn(usize) -> bool) {
         );
         tokio::task::yield_now().await;
     }
+}
+
+const ANYONE: Caller = Caller {
+    lane: None,
+    deadline: None,
+    tenant: Tenant([0; 32]),
+};
+
+/// Asks as somebody.
+fn spawn_for(bench: &Bench, inputs: &[&[u32]], caller: Caller) -> Answer {
+    let (pipeline, request) = (bench.pipeline.clone(), request(inputs));
+    tokio::spawn(async move { pipeline.embed(request, &caller).await })
+}
+
+#[tokio::test]
+async fn a_query_passes_bulk_work_that_waits() {
+    let bench = bench(Gate::Shut, LIMITS);
+    let bulk = Caller {
+        lane: Some(Lane::Bulk),
+        ..ANYONE
+    };
+    let busy = spawn(&bench, &[&[40]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 0).await;
+    let long = spawn_for(&bench, &[&[41; 8], &[42; 8], &[43; 8], &[44; 8]], bulk);
+    wait_for(&bench.pipeline, |waiting| waiting == 32).await;
+    let query = spawn(&bench, &[&[45]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 33).await;
+    // The one that runs, and the next: that is the query, and it is alone.
+    bench.gate.send(()).unwrap();
+    bench.gate.send(()).unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(20), query).await;
+    let answer = answer.expect("bulk work went first").unwrap().unwrap();
+    assert_eq!(answer.timings.lane, Some(Lane::Interactive));
+    assert_eq!(vectors(answer), [[45.0, 1.0]]);
+    assert!(!long.is_finished());
+    // How many batches the rest makes depends on how fast the first was.
+    for _ in 0..4 {
+        bench.gate.send(()).unwrap();
+    }
+    let answer = long.await.unwrap().unwrap();
+    assert_eq!(answer.timings.lane, Some(Lane::Bulk));
+    busy.await.unwrap().unwrap();
+    assert_eq!(bench.seen.try_iter().take(2).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[tokio::test]
+async fn equal_inputs_are_run_once_and_cut_as_each_caller_wants() {
+    let bench = bench(Gate::Shut, LIMITS);
+    // The gate is shut: this one runs, and an equal one joins it.
+    let running = spawn(&bench, &[&[40]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 0).await;
+    let joins = spawn(&bench, &[&[40]]);
+    let twice = spawn(&bench, &[&[41, 41], &[42], &[41, 41]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 3).await;
+    let mut cut = request(&[&[41, 41]]);
+    (cut.dimensions, cut.normalize) = (Some(1), Normalize::Yes);
+    let pipeline = bench.pipeline.clone();
+    let cut = tokio::spawn(async move { pipeline.embed(cut, &ANYONE).await });
+    let other = Caller {
+        tenant: Tenant([1; 32]),
+        ..ANYONE
+    };
+    let stranger = spawn_for(&bench, &[&[41, 41]], other);
+    wait_for(&bench.pipeline, |waiting| waiting == 5).await;
+    until_unanswered(&bench, 7).await;
+    bench.gate.send(()).unwrap();
+    bench.gate.send(()).unwrap();
+    let answer = twice.await.unwrap().unwrap();
+    assert_eq!((answer.timings.coalesced, answer.timings.cached), (1, 0));
+    assert_eq!(answer.usage.prompt_tokens, 5, "each input is accounted for");
+    assert_eq!(vectors(answer), [[41.0, 2.0], [42.0, 1.0], [41.0, 2.0]]);
+    let answer = cut.await.unwrap().unwrap();
+    assert_eq!(answer.timings.coalesced, 1);
+    assert_eq!(vectors(answer), [[1.0]]);
+    let answer = stranger.await.unwrap().unwrap();
+    assert_eq!(answer.timings.coalesced, 0);
+    assert_eq!(vectors(answer), [[41.0, 2.0]]);
+    assert_eq!(vectors(running.await.unwrap().unwrap()), [[40.0, 1.0]]);
+    let answer = joins.await.unwrap().unwrap();
+    assert_eq!(answer.timings.coalesced, 1);
+    assert_eq!(vectors(answer), [[40.0, 1.0]]);
+    assert_eq!(bench.seen.try_iter().collect::<Vec<_>>(), [1, 3]);
+}
+
+/// Yields until so many wait for an answer.
+async fn until_unanswered(bench: &Bench, count: usize) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    while bench.pipeline.queue.unanswered() != count {
+        assert!(Instant::now() < patience, "never {count}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn one_who_leaves_takes_nothing_from_others_who_wait_for_the_same() {
+    let bench = bench(Gate::Shut, LIMITS);
+    let busy = spawn(&bench, &[&[40]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 0).await;
+    let leaver = spawn(&bench, &[&[41]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 1).await;
+    let stayer = spawn(&bench, &[&[41], &[42]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 2).await;
+    leaver.abort();
+    assert!(leaver.await.unwrap_err().is_cancelled());
+    bench.gate.send(()).unwrap();
+    bench.gate.send(()).unwrap();
+    busy.await.unwrap().unwrap();
+    let answer = stayer.await.unwrap().unwrap();
+    assert_eq!(vectors(answer), [[41.0, 1.0], [42.0, 1.0]]);
+}
+
+#[tokio::test]
+async fn what_is_kept_answers_without_a_forward_pass_and_only_its_owner() {
+    let mut limits = LIMITS;
+    limits.scheduling.cache_bytes = 1 << 20;
+    let bench = bench(Gate::Open, limits);
+    let ask = |caller| spawn_for(&bench, &[&[40, 41]], caller);
+    let first = ask(ANYONE).await.unwrap().unwrap();
+    assert_eq!(first.timings.cached, 0);
+    // The answer leaves before it is kept; the next request finds it as soon as it is there.
+    let patience = Instant::now() + Duration::from_secs(20);
+    let again = loop {
+        let again = ask(ANYONE).await.unwrap().unwrap();
+        if again.timings.cached == 1 {
+            break again;
+        }
+        assert!(Instant::now() < patience, "nothing was kept");
+    };
+    assert_eq!(again.usage, first.usage);
+    assert_eq!(vectors(again), vectors(first));
+    let stranger = Caller {
+        tenant: Tenant([9; 32]),
+        ..ANYONE
+    };
+    assert_eq!(ask(stranger).await.unwrap().unwrap().timings.cached, 0);
+}
+
+#[tokio::test]
+async fn what_is_late_is_not_run() {
+    let bench = bench(Gate::Shut, LIMITS);
+    let busy = spawn(&bench, &[&[40]]);
+    wait_for(&bench.pipeline, |waiting| waiting == 0).await;
+    // Nothing has been measured yet, so nothing is refused; its time is over when it is its turn.
+    let hasty = Caller {
+        deadline: Some(Instant::now()),
+        ..ANYONE
+    };
+    let late = spawn_for(&bench, &[&[41]], hasty);
+    until_unanswered(&bench, 2).await;
+    let patient = spawn(&bench, &[&[42]]);
+    until_unanswered(&bench, 3).await;
+    bench.gate.send(()).unwrap();
+    bench.gate.send(()).unwrap();
+    busy.await.unwrap().unwrap();
+    assert_eq!(vectors(patient.await.unwrap().unwrap()), [[42.0, 1.0]]);
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!(error.status(), 504, "{error}");
+    assert_eq!(bench.seen.try_iter().collect::<Vec<_>>(), [1, 1]);
 }

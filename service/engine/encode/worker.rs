@@ -10,62 +10,91 @@ use retort_models::{Batch, Encode, Heads, Output};
 
 use super::{
     batcher::WorkerKind,
+    cache::Cache,
+    device::Seat,
     finish::finish,
-    job::{Done, Failure, Job},
-    queue::{Queue, Taken},
+    job::{Done, Failure, Job, Waiter},
+    priority,
+    schedule::{ModelId, Taken},
 };
 use crate::telemetry::{BatchStats, Telemetry};
 
 /// Everything a worker thread holds.
 pub struct Worker {
-    /// Which part of the machine its session uses.
-    pub kind: WorkerKind,
     /// The served name of the model, for the metrics.
     pub model: Arc<str>,
+    /// What tells the model from all others, for the cache.
+    pub id: ModelId,
     /// Where work comes from.
-    pub queue: Arc<Queue>,
+    pub seat: Seat,
+    /// Where results are kept.
+    pub cache: Cache,
     /// Where counts go.
     pub telemetry: Telemetry,
     /// The session.
     pub encoder: Box<dyn Encode>,
 }
 
+/// When a forward pass began and how long it took.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    started: Instant,
+    inference: Duration,
+}
+
 impl Worker {
-    /// Works until the queue is closed and empty.
+    /// Works until the model is closed and nothing of it waits.
     pub fn run(mut self) {
-        while let Some(taken) = self.queue.take(self.kind) {
+        if self.seat.kind() == WorkerKind::Share {
+            priority::lower();
+        }
+        while let Some(taken) = self.seat.take() {
             self.work(taken);
         }
     }
 
     fn work(&mut self, taken: Taken) {
+        let Taken {
+            jobs,
+            lane,
+            dropped,
+            waiting_tokens,
+        } = taken;
         self.telemetry
-            .queue_changed(&self.model, taken.waiting_tokens);
-        if taken.dropped > 0 {
-            self.telemetry.jobs_dropped(&self.model, taken.dropped);
+            .queue_changed(&self.model, lane.name(), waiting_tokens);
+        if dropped.left > 0 {
+            self.telemetry.jobs_dropped(&self.model, dropped.left);
         }
-        let jobs = taken.jobs;
+        let late = dropped.tell();
+        if late > 0 {
+            self.telemetry.jobs_late(&self.model, late);
+        }
         let batch = batch_of(&jobs);
         let started = Instant::now();
         let outputs = self.encode(&batch);
-        let inference = started.elapsed();
-        self.queue.finished(self.kind, batch.tokens(), inference);
-        let waited = jobs
-            .iter()
-            .map(|job| started - job.arrived)
-            .max()
-            .unwrap_or_default();
+        let pass = Pass {
+            started,
+            inference: started.elapsed(),
+        };
+        let waiters = self.seat.finished();
+        let first = waiters.iter().flatten().map(|waiter| waiter.arrived).min();
         self.telemetry.batch_finished(
             &self.model,
             &BatchStats {
+                lane: lane.name(),
                 sequences: jobs.len(),
                 tokens: batch.tokens(),
-                queue: waited,
-                inference,
+                queue: first.map_or(Duration::ZERO, |first| {
+                    started.saturating_duration_since(first)
+                }),
+                inference: pass.inference,
             },
         );
-        for (job, output) in jobs.into_iter().zip(outputs) {
-            self.answer(job, output, started, inference);
+        for ((job, output), waiters) in jobs.iter().zip(outputs).zip(waiters) {
+            match output {
+                Ok(output) => self.answer(job, output, waiters, pass),
+                Err(error) => self.fail(&error, waiters),
+            }
         }
     }
 
@@ -107,30 +136,49 @@ impl Worker {
         }
     }
 
-    fn answer(
-        &self,
-        job: Job,
-        output: Result<Output, String>,
-        started: Instant,
-        inference: Duration,
-    ) {
-        let queue = started - job.arrived;
-        let answer = output.map_err(Failure::Inference).and_then(|output| {
-            let values = finish(output, &job).map_err(|fault| {
+    fn fail(&self, error: &str, waiters: Vec<Waiter>) {
+        tracing::error!(model = %self.model, error, "a forward pass failed");
+        for waiter in waiters {
+            // The client may have left while its batch ran; then nobody needs the answer.
+            let _ = waiter.reply.send(Err(Failure::Inference(error.into())));
+        }
+    }
+
+    /// Gives everybody who waits for a job what they want of it.
+    fn answer(&self, job: &Job, output: Output, mut waiters: Vec<Waiter>, pass: Pass) {
+        let keep = self.cache.is_on().then(|| Arc::new(output.clone()));
+        let Some(last) = waiters.pop() else {
+            return;
+        };
+        // Mostly one waits, and nothing needs to be copied.
+        for waiter in waiters {
+            self.reply(job, output.clone(), waiter, pass);
+        }
+        let good = self.reply(job, output, last, pass);
+        if let Some(output) = keep.filter(|_| good) {
+            self.cache
+                .put((self.id, job.fingerprint), job.heads, output);
+        }
+    }
+
+    /// Returns whether the numbers were good.
+    fn reply(&self, job: &Job, output: Output, waiter: Waiter, pass: Pass) -> bool {
+        let segments = job.encoding.segments.len();
+        let answer = finish(output, waiter.heads, segments, waiter.finish)
+            .map(|values| Done {
+                values,
+                // Who came while it ran has not waited for its start.
+                queue: pass.started.saturating_duration_since(waiter.arrived),
+                inference: pass.inference,
+            })
+            .map_err(|fault| {
                 self.telemetry.bad_output(&self.model);
                 Failure::BadOutput(fault.to_string())
-            })?;
-            Ok(Done {
-                values,
-                queue,
-                inference,
-            })
-        });
-        if let Err(Failure::Inference(error)) = &answer {
-            tracing::error!(model = %self.model, %error, "a forward pass failed");
-        }
+            });
+        let good = answer.is_ok();
         // The client may have left while its batch ran; then nobody needs the answer.
-        let _ = job.reply.send(answer);
+        let _ = waiter.reply.send(answer);
+        good
     }
 }
 
