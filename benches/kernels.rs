@@ -11,6 +11,7 @@ use retort_kernels::{
 };
 
 use crate::{
+    linear,
     measure::{Outcome, Ratio, Side, Table, Targets, interleave, median, runs_per_second},
     subject::Subject,
 };
@@ -25,7 +26,8 @@ const LENGTHS: [usize; 4] = [32, 128, 512, 2048];
 const PLAIN_TOKENS_MAX: usize = 512;
 
 /// Runs all kernels.
-pub fn run(_subject: &Subject, _targets: &mut Targets) -> Outcome {
+pub fn run(subject: &Subject, _targets: &mut Targets) -> Outcome {
+    linear::tables(&subject.runtime)?;
     attention_table()?;
     precision_table()?;
     pooling_table()?;

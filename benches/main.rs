@@ -4,6 +4,7 @@
 mod client;
 mod full_size;
 mod kernels;
+mod linear;
 mod matmul;
 mod measure;
 mod memory;

@@ -31,7 +31,8 @@ impl Product {
         Self { rows, inner, outer }
     }
 
-    fn operations(self) -> f64 {
+    /// Multiplications and additions.
+    pub fn operations(self) -> f64 {
         2.0 * self.rows as f64 * self.inner as f64 * self.outer as f64
     }
 }
@@ -54,7 +55,7 @@ impl Matmul {
     /// Builds the sessions.
     pub fn new(runtime: &Runtime, product: Product) -> Outcome<Self> {
         let sessions: Outcome<_> = (0..processor::cores())
-            .map(|_| session(runtime, product))
+            .map(|_| session(runtime, product, 1))
             .collect();
         let left = numbers(product.rows * product.inner).collect();
         Ok(Self {
@@ -97,8 +98,34 @@ impl Matmul {
     }
 }
 
+/// One session that does nothing but one product, on threads of its own.
+pub struct Gemm {
+    product: Product,
+    session: Session,
+    left: Vec<f32>,
+}
+
+impl Gemm {
+    /// Builds the session.
+    pub fn new(runtime: &Runtime, product: Product, threads: usize) -> Outcome<Self> {
+        Ok(Self {
+            product,
+            session: session(runtime, product, threads)?,
+            left: numbers(product.rows * product.inner).collect(),
+        })
+    }
+
+    /// Computes the product once.
+    pub fn run(&mut self) -> Outcome {
+        let shape = [self.product.rows, self.product.inner];
+        let left = TensorRef::from_array_view((shape, &self.left[..]))?;
+        self.session.run(ort::inputs!["x" => left])?;
+        Ok(())
+    }
+}
+
 /// A model of one `Gemm` whose weights are constants, which ONNX Runtime packs when it loads them.
-fn session(runtime: &Runtime, product: Product) -> Outcome<Session> {
+fn session(runtime: &Runtime, product: Product, threads: usize) -> Outcome<Session> {
     let Product { rows, inner, outer } = product;
     let border = |name: &str, shape: [usize; 2]| {
         let shape = Shape::new(shape.map(|length| length as i64));
@@ -135,7 +162,7 @@ fn session(runtime: &Runtime, product: Product) -> Outcome<Session> {
     )?)?;
     let mut model = Model::new([Opset::new(ONNX_DOMAIN, 20)?])?;
     model.set_graph(graph)?;
-    let options = SessionBuilder::new(runtime.environment())?.with_intra_threads(1)?;
+    let options = SessionBuilder::new(runtime.environment())?.with_intra_threads(threads)?;
     Ok(model.into_session(&options)?)
 }
 

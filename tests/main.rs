@@ -7,6 +7,7 @@ mod evaluation;
 mod fleet;
 mod heads;
 mod http;
+mod linear_operators;
 mod memory;
 mod numerics;
 mod official_clients;

@@ -6,6 +6,7 @@ use retort_kernels::attention::attention_plain;
 use retort_kernels::operator::operator_domain;
 use retort_kernels::pooling::pool_plain;
 use retort_kernels::{Bias, Mask, PackedAttention, PackedHidden, Pooling, Precision, Strided};
+use std::sync::Arc;
 
 use crate::support;
 
@@ -17,7 +18,7 @@ fn session(graph: &[u8], threads: usize) -> ort::Result<Session> {
     let runtime = support::runtime();
     Session::builder(runtime.environment())?
         .with_intra_threads(threads)?
-        .with_operators(operator_domain()?)?
+        .with_operators(operator_domain(Arc::default())?)?
         .commit_from_memory(graph)
 }
 

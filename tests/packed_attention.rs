@@ -1,5 +1,7 @@
 //! `PackedAttention` with all its inputs and attributes inside a real ONNX Runtime.
 
+use std::sync::Arc;
+
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use retort_kernels::attention::attention_plain;
@@ -65,7 +67,7 @@ fn session(attributes: Vec<(&str, Value)>, table: TableInput) -> ort::Result<Ses
     let runtime = support::runtime();
     Session::builder(runtime.environment())?
         .with_intra_threads(2)?
-        .with_operators(operator_domain()?)?
+        .with_operators(operator_domain(Arc::default())?)?
         .commit_from_memory(&model.concat())
 }
 
@@ -81,12 +83,12 @@ fn varint(mut value: u64) -> Vec<u8> {
 }
 
 /// A protobuf field that is an integer.
-fn number(field: u64, value: u64) -> Vec<u8> {
+pub fn number(field: u64, value: u64) -> Vec<u8> {
     [varint(field << 3), varint(value)].concat()
 }
 
 /// A protobuf field that is a string or a message.
-fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+pub fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
     [&varint(field << 3 | 2), &varint(value.len() as u64), value].concat()
 }
 

@@ -12,12 +12,12 @@ mod precision;
 mod product;
 mod schedule;
 mod scratch;
-mod simd;
+pub(crate) mod simd;
 
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(crate) mod x86;
 
 pub use self::bias::Bias;
 pub use self::mask::{Direction, Mask};

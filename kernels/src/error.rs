@@ -1,5 +1,6 @@
 //! What can be wrong with the arguments of a kernel, said for people.
 
+use crate::{LinearActivation, LinearKind, Pooling};
 use std::error::Error;
 use std::fmt;
 
@@ -90,6 +91,23 @@ pub enum KernelError {
         /// The name found.
         name: String,
     },
+    /// A name that is none of [`LinearKind::ALL`](crate::LinearKind::ALL).
+    UnknownLinearKind {
+        /// The name found.
+        name: String,
+    },
+    /// A name that is none of [`LinearActivation::ALL`](crate::LinearActivation::ALL).
+    UnknownActivation {
+        /// The name found.
+        name: String,
+    },
+    /// Two layers that cannot be multiplied with each other.
+    Gate {
+        /// What the gate is.
+        gate: String,
+        /// What the other layer is.
+        up: String,
+    },
     /// A vector cut to more dimensions than it has, or to none.
     Dimensions {
         /// How many were asked for.
@@ -115,18 +133,16 @@ pub enum RowFault {
     ZeroNorm,
 }
 
-/// The names of all poolings, for people.
-fn poolings() -> String {
-    let known: Vec<&str> = crate::Pooling::ALL.iter().map(|p| p.name()).collect();
-    format!("`{}`", known.join("`, `"))
+/// A name that is none of the known ones.
+fn unknown(f: &mut fmt::Formatter<'_>, [what, name]: [&str; 2], known: &[&str]) -> fmt::Result {
+    let known = known.join("`, `");
+    write!(f, "unknown {what} `{name}`; use one of `{known}`")
 }
 
-impl fmt::Display for KernelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl KernelError {
+    /// What is wrong with the boundaries of sequences.
+    fn fmt_cu_seqlens(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CuSeqlensEmpty => f.write_str(
-                "`cu_seqlens` is empty; it needs one entry more than sequences, first `0`",
-            ),
             Self::CuSeqlensStart { first } => {
                 write!(f, "`cu_seqlens` starts at `{first}`; it must start at `0`")
             }
@@ -144,6 +160,21 @@ impl fmt::Display for KernelError {
                 "`cu_seqlens` ends at `{last}` but there are `{tokens}` tokens; \
                  its last entry must be the number of tokens"
             ),
+            // Only boundaries come here; of them the empty ones are left.
+            _ => f.write_str(
+                "`cu_seqlens` is empty; it needs one entry more than sequences, first `0`",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CuSeqlensEmpty
+            | Self::CuSeqlensStart { .. }
+            | Self::CuSeqlensDecrease { .. }
+            | Self::CuSeqlensEnd { .. } => self.fmt_cu_seqlens(f),
             Self::EmptySequence { sequence } => write!(
                 f,
                 "sequence `{sequence}` has no tokens; pooling needs at least one per sequence"
@@ -181,8 +212,20 @@ impl fmt::Display for KernelError {
                 write!(f, "`{name}` holds `{found}`; biases must be finite numbers")
             }
             Self::UnknownPooling { name } => {
-                write!(f, "unknown pooling `{name}`; use one of {}", poolings())
+                unknown(f, ["pooling", name], &Pooling::ALL.map(Pooling::name))
             }
+            Self::UnknownLinearKind { name } => {
+                let known = LinearKind::ALL.map(LinearKind::name);
+                unknown(f, ["kind of arithmetic", name], &known)
+            }
+            Self::UnknownActivation { name } => {
+                let known = LinearActivation::ALL.map(LinearActivation::name);
+                unknown(f, ["activation", name], &known)
+            }
+            Self::Gate { gate, up } => write!(
+                f,
+                "the gate is `{gate}` but what it multiplies is `{up}`; they must be alike"
+            ),
             Self::Dimensions { asked, available } => write!(
                 f,
                 "cannot cut a vector of `{available}` dimensions to `{asked}`; \

@@ -1,4 +1,5 @@
-//! Arithmetic that ONNX Runtime lacks: packed attention, pooling, normalisation.
+//! Arithmetic that ONNX Runtime lacks: packed attention, linear layers in bfloat16 and bytes,
+//! pooling, normalisation.
 //!
 //! Everything works on packed batches: the tokens of all sequences one after the other, and
 //! `cu_seqlens` says where each begins. The crate knows no model and no checkpoint.
@@ -6,6 +7,8 @@
 pub mod pooling;
 
 pub mod attention;
+
+pub mod linear;
 
 pub mod normalize;
 
@@ -20,6 +23,10 @@ mod parallel;
 pub use attention::{Bias, Direction, Mask, PackedAttention, Precision};
 pub use dispatch::{Execution, Isa};
 pub use error::{KernelError, RowFault};
+pub use linear::{
+    Epilogue, GatedLinear, LinearActivation, LinearKind, LinearStore, LinearWeight, PackedLinear,
+    WeightValues,
+};
 pub use packed::{CuSeqlens, PackedHidden, Strided};
 pub use parallel::{Parallel, RayonPool, Sequential};
 pub use pooling::Pooling;

@@ -9,29 +9,40 @@
 //!   default `fp32`, a name of [`Precision`].
 //! - `PackedPooling(hidden, cu_seqlens) -> [B, H]`: `[T, H]` floats and `[B + 1]` int32;
 //!   attribute `pooling`, a name of [`Pooling`].
+//! - `Linear(x, residual?) -> [T, out]`: `[T, in]` and `[T, out]` floats. The weight and its bias
+//!   are no inputs but what the session's [`LinearStore`] has under the attribute `key`;
+//!   `activation`, by default none, is a name of [`LinearActivation`](crate::LinearActivation).
+//! - `GatedLinear(x) -> [T, out]`: the activation of the layer `gate` times the layer `up`, both
+//!   names in the store; attributes `gate`, `up` and `activation`.
 //!
 //! Bad attributes stop the session from being built, bad shapes stop the run; both say why.
+
+mod linear;
 
 use crate::attention::attention;
 use crate::pooling::pool;
 use crate::{
-    Bias, Direction, Execution, Isa, KernelError, Mask, PackedAttention, PackedHidden, Parallel,
-    Pooling, Precision, Sequential, Strided,
+    Bias, Direction, Execution, Isa, KernelError, LinearStore, Mask, PackedAttention, PackedHidden,
+    Parallel, Pooling, Precision, Sequential, Strided,
 };
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
     ShapeInferenceContext,
 };
 use ort::value::{Shape, SymbolicDimensions, TensorElementType, ValueRef, ValueType};
+use std::sync::Arc;
 
 /// Domain of the operators in a graph.
 pub const DOMAIN: &str = "retort";
 
-/// The operators, for `SessionBuilder::with_operators`. ONNX Runtime must be loaded.
-pub fn operator_domain() -> ort::Result<OperatorDomain> {
+/// The operators, for `SessionBuilder::with_operators`. ONNX Runtime must be loaded. `linears` has
+/// the weights that the graph names; all sessions of a model share it.
+pub fn operator_domain(linears: Arc<LinearStore>) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(AttentionOperator)?
-        .add(PoolingOperator)
+        .add(PoolingOperator)?
+        .add(linear::LinearOperator(linears.clone()))?
+        .add(linear::GatedLinearOperator(linears))
 }
 
 /// Describes `PackedAttention`.

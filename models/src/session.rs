@@ -54,7 +54,7 @@ impl SharedGraph {
     /// Opens a session that computes on `threads` threads, the caller's included.
     pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
         let mut builder = with_data_folder(builder(&self.runtime, threads)?, &self.data_folder)?
-            .with_operators(retort_kernels::operator::operator_domain()?)?
+            .with_operators(retort_kernels::operator::operator_domain(Arc::default())?)?
             .with_prepacked_weights(&self.prepacked)?;
         for (name, value) in &self.initializers.values {
             builder = builder.with_initializer(name, Arc::clone(value))?;

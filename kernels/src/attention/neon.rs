@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 
 /// Advanced SIMD.
 #[derive(Clone, Copy)]
-pub(super) struct Neon;
+pub(crate) struct Neon;
 
 impl Simd for Neon {
     type Vector = float32x4_t;

@@ -6,7 +6,7 @@
 /// # Safety
 /// Every function may only run on a processor that has the instruction set; pointers must be
 /// valid for `LANES` values, or as their function says.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// A register of `f32`.
     type Vector: Copy;
 
@@ -85,11 +85,11 @@ macro_rules! operations {
         }
     )*};
 }
-pub(super) use operations;
+pub(crate) use operations;
 
 /// Rows to transpose: the address of the first, the distance between two, the last's number.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     pub(super) first: *const f32,
     pub(super) stride: usize,
     pub(super) last: usize,
@@ -110,7 +110,7 @@ impl Rows {
 /// Plain Rust on four lanes, the width of the smallest vector registers in use, so that the
 /// compiler can turn each operation into one instruction.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 /// Adding and subtracting it rounds to an integer, which then sits in the lowest bits.
 const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23

@@ -9,11 +9,11 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 /// AVX-512F: 32 registers of 16 values.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(crate) struct Avx512;
 
 /// AVX2 with FMA: 16 registers of 8 values.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2;
+pub(crate) struct Avx2;
 
 impl Simd for Avx512 {
     type Vector = __m512;
