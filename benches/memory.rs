@@ -5,7 +5,7 @@
 use std::{fs, path::Path, process::Command, thread};
 
 use retort_models::{
-    Batch, EncoderModel, Encoding, Estimate, LoadOptions, Runtime,
+    Batch, DtypeChoice, EncoderModel, Encoding, Estimate, LoadOptions, Runtime,
     estimate::{Load, PROCESS_BYTES},
 };
 use serde_json::{Value, json};
@@ -107,6 +107,7 @@ fn load((tokens, workers): Budget) -> Load {
         pooling: None,
         task: None,
         cutoff_layer: None,
+        dtype: DtypeChoice::Fp32,
     }
 }
 

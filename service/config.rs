@@ -25,7 +25,7 @@ pub use model::{
 pub use settings::{FILE_VARIABLES, OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
 
-use retort_models::Catalog;
+use retort_models::{Catalog, DtypeChoice};
 
 use crate::keep_alive::KeepAlive;
 use crate::provision::ProvisionConfig;
@@ -165,6 +165,8 @@ pub struct FleetConfig {
     pub keep_alive: KeepAlive,
     /// Whether idle models may be unloaded to make room for others.
     pub allow_eviction: bool,
+    /// What a model is computed in unless it says otherwise.
+    pub dtype: DtypeChoice,
 }
 
 /// What integers in `input` are.

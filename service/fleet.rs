@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use retort_models::Catalog;
+use retort_models::{Catalog, DtypeChoice};
 
 pub use self::{
     error::StartError,
@@ -70,6 +70,8 @@ pub struct FleetSettings {
     pub persist: bool,
     /// How long launched models stay in memory unless they say otherwise.
     pub keep_alive: KeepAlive,
+    /// What launched models are computed in unless they say otherwise.
+    pub dtype: DtypeChoice,
     /// All that models may take of memory together; `None` refuses nothing.
     pub memory_bytes: Option<u64>,
     /// Whether idle models may be unloaded to make room for others.
@@ -85,6 +87,7 @@ impl FleetSettings {
             state_file: config.fleet.state_file.clone(),
             persist: config.fleet.persist,
             keep_alive: config.fleet.keep_alive,
+            dtype: config.fleet.dtype,
             memory_bytes: MemoryBudget::new(config).for_models(),
             eviction: if config.fleet.allow_eviction {
                 Eviction::IdleModels
@@ -151,6 +154,7 @@ impl Fleet {
         LaunchSpec {
             keep_alive: self.0.settings.keep_alive,
             persist: self.0.settings.persist,
+            dtype: self.0.settings.dtype,
             ..LaunchSpec::of(reference)
         }
     }

@@ -21,6 +21,7 @@ pub fn load_of(limits: &EngineLimits, entry: &ModelEntry, replicas: usize) -> Lo
         pooling: entry.pooling,
         task: entry.task,
         cutoff_layer: entry.cutoff_layer,
+        dtype: entry.dtype,
     }
 }
 

@@ -15,6 +15,7 @@ mod openapi_conformance;
 mod operators;
 mod overload;
 mod packed_attention;
+mod precision;
 mod program;
 mod rerank;
 mod soak;

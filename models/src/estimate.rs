@@ -10,14 +10,17 @@ mod vocabulary;
 use std::path::Path;
 
 use retort_kernels::Pooling;
+use retort_kernels::linear::LinearKind;
 use serde::Serialize;
 
 use crate::architectures::{self, Sizes};
 use crate::catalog::{Entry, Task};
 use crate::checkpoint::weights::{F32_BYTES, Tensor, Weights};
 use crate::checkpoint::{Checkpoint, Config};
+use crate::dtype::{Dtype, DtypeChoice};
 use crate::error::Result;
 use crate::given::GivenModel;
+use crate::graph::linear::PackedLayer;
 use crate::graph::{BuiltGraph, blocks};
 use crate::heads::judgement::{Opened, ScorePlan, Told};
 use crate::heads::outputs::tokens_with_logits;
@@ -59,6 +62,8 @@ pub struct Load {
     pub task: Option<Task>,
     /// The layer whose score is taken, of a model that has scores after several.
     pub cutoff_layer: Option<usize>,
+    /// What its layers are computed in; `Auto` is taken for what is tried first.
+    pub dtype: DtypeChoice,
 }
 
 /// What an estimate was made from.
@@ -90,7 +95,7 @@ pub struct Estimate {
     pub weights_mapped: u64,
     /// Weights that are widened or copied, because the file has them in another form.
     pub weights_owned: u64,
-    /// ONNX Runtime's copies of matrices in the order it multiplies them.
+    /// The copies of matrices in the order and the type in which they are multiplied.
     pub packed: u64,
     /// Tables of the mapped weights of which rows are looked up.
     pub embeddings: u64,
@@ -219,7 +224,8 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
     plan.check(architecture)?;
     sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);
     let head_inputs = (&plan, &checkpoint.config);
-    let graph = blocks::encoder(architecture, &sizes, &weights, head_inputs)?;
+    let build = |dtype| blocks::encoder(architecture, &sizes, &weights, head_inputs, dtype);
+    let graph = build(load.dtype.tried())?;
     let stated = load.max_tokens.or(max_tokens).or(checkpoint.max_seq_length);
     let longest = stated.unwrap_or(sizes.max_tokens).min(sizes.max_tokens);
     let lengths = lengths(&plan, &sizes, load.max_batch_tokens.max(longest));
@@ -242,7 +248,16 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
     // Widening reads everything before the first session packs anything; packing reads what is
     // mapped, and only then are its pages let go.
     let widening = kinds.converted.saturating_sub(kinds.packed);
-    Ok(parts.summed(kinds.packed_mapped.max(widening)))
+    let probing = match load.dtype.tried() {
+        Dtype::Fp32 => 0,
+        // The same in 32 bits comes and goes before anything is packed.
+        Dtype::Bf16 | Dtype::Int8 => {
+            let wide = WeightKinds::of(&build(Dtype::Fp32)?);
+            let all = wide.packed_mapped + wide.owned + wide.converted;
+            all.saturating_sub(kinds.owned + kinds.packed)
+        }
+    };
+    Ok(parts.summed(kinds.packed_mapped.max(widening).max(probing)))
 }
 
 /// How long the axes of the largest forward pass are.
@@ -289,7 +304,28 @@ impl WeightKinds {
             let is_table = is_input(&["Gather"], 0, name);
             kinds.add(tensor, [is_matrix, is_table]);
         }
+        for layer in &graph.packed {
+            kinds.add_layer(layer);
+        }
         kinds
+    }
+
+    /// A layer is packed from where it lies in the file, whose pages are let go at once.
+    fn add_layer(&mut self, layer: &PackedLayer) {
+        let (_, weight) = &layer.weight;
+        let tensors = std::iter::once(&layer.weight).chain(&layer.bias);
+        let in_file = tensors.map(|(_, tensor)| tensor.byte_len() as u64);
+        self.file += in_file.sum::<u64>();
+        let per_number = match layer.kind {
+            LinearKind::Fp32 => F32_BYTES,
+            LinearKind::Bf16 => 2,
+            LinearKind::Int8 => 1,
+        };
+        self.packed += packed_bytes(weight.shape()) / F32_BYTES as u64 * per_number as u64;
+        // Scales and biases, per output.
+        let outputs = weight.shape().first().copied().unwrap_or_default();
+        self.packed += (3 * outputs * F32_BYTES) as u64;
+        self.packed_mapped = self.packed_mapped.max(weight.byte_len() as u64);
     }
 
     fn add(&mut self, tensor: &Tensor, [is_matrix, is_table]: [bool; 2]) {

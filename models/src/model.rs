@@ -1,6 +1,8 @@
 //! A loaded checkpoint: what it is, its tokenizer, and as many encoders as are wanted.
 
 mod facts;
+mod fidelity;
+mod parts;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,25 +10,23 @@ use std::sync::Arc;
 use retort_kernels::{Isa, Pooling};
 
 use self::facts::{
-    given_marks, given_prompts, given_tasks, label_names, matryoshka, max_tokens,
-    refuse_cutoff_layer,
+    given_marks, given_prompts, given_tasks, known_max_tokens, label_names, matryoshka,
+    refuse_cutoff_layer, refuse_dtype,
 };
-use crate::architectures::{self, Architecture, Sizes};
+use self::fidelity::{OpenedGraph, Opening};
+use self::parts::Parts;
+use crate::architectures;
 use crate::catalog::Task;
 use crate::checkpoint::{Checkpoint, Weights};
+use crate::dtype::{Dtype, DtypeChoice, Fidelity};
 use crate::encoder::{BatchBounds, Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::given::{Family, GivenModel, Meaning};
-use crate::graph::heads::output;
-use crate::graph::{BuiltGraph, blocks};
 use crate::heads::Heads;
-use crate::heads::judgement::{Opened, ScorePlan};
 use crate::heads::late_interaction::LateInteraction;
-use crate::heads::outputs::{PackedOutputs, SparseOutput};
-use crate::heads::plan::{HeadPlan, SparsePlan};
+use crate::heads::plan::HeadPlan;
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
-use crate::reranking;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -51,10 +51,15 @@ pub struct LoadOptions {
     pub cutoff_layer: Option<usize>,
     /// Lengths that vectors may be cut to, where config.json does not list them.
     pub matryoshka: Option<Matryoshka>,
+    /// What its layers are computed in.
+    pub dtype: DtypeChoice,
+    /// Whether `Bf16` and `Int8` are taken even where the outputs are far from those in 32-bit
+    /// floating point.
+    pub force_dtype: bool,
 }
 
 impl LoadOptions {
-    /// Everything as the checkpoint says.
+    /// Everything as the checkpoint says, in 32-bit floating point.
     pub fn new(runtime: Runtime) -> Self {
         Self {
             runtime,
@@ -63,6 +68,8 @@ impl LoadOptions {
             task: None,
             cutoff_layer: None,
             matryoshka: None,
+            dtype: DtypeChoice::Fp32,
+            force_dtype: false,
         }
     }
 }
@@ -106,8 +113,10 @@ pub struct EncoderInfo {
     pub weights_bytes: u64,
     /// Type of the weights in their files, such as `float32`.
     pub checkpoint_dtype: String,
-    /// Type that is computed in.
+    /// Type that its layers are computed in: `float32`, `bfloat16` or `int8`.
     pub dtype: String,
+    /// How near that is to 32-bit floating point, where it is another.
+    pub fidelity: Fidelity,
     /// Where it is computed.
     pub device: String,
     /// Where the graph comes from.
@@ -124,7 +133,7 @@ pub struct EncoderInfo {
     pub instruction: Option<String>,
     /// The layer whose scores it gives; `None` for a model that has scores only after the last.
     pub cutoff_layer: Option<usize>,
-    /// The instruction set that this project's own kernels use here.
+    /// The instructions that this project's own kernels use here.
     pub isa: &'static str,
 }
 
@@ -134,13 +143,11 @@ pub struct EncoderModel {
     tokenizer: Arc<Tokenizer>,
     late_interaction: Option<LateInteraction>,
     graph: ModelGraph,
+    runtime: Runtime,
 }
 
 enum ModelGraph {
-    Built {
-        graph: SharedGraph,
-        interface: Arc<PackedInterface>,
-    },
+    Built(OpenedGraph, Arc<PackedInterface>),
     Given(GivenModel),
     Absent(Arc<StaticTable>),
 }
@@ -160,72 +167,29 @@ impl EncoderModel {
         if let Some((file, dir)) = crate::given::find(path)? {
             return Self::load_given(&file, &dir, options);
         }
-        let mut checkpoint = Checkpoint::open(path)?;
-        let (architecture, mut sizes) =
-            architectures::resolve(&checkpoint).map_err(|error| with_way_out(error, path))?;
-        if let Some(adapters) = &sizes.adapters {
-            checkpoint.prompts.add(&adapters.instructions);
-        }
-        let tokenizer = Tokenizer::load(path)?;
-        let mut weights = Weights::open(path).map_err(|error| with_way_out(error, path))?;
-        let opened = Opened {
-            architecture,
-            checkpoint: &checkpoint,
-            tokenizer: &tokenizer,
-            weights: &weights,
+        let parts = Parts::read(path, options)?;
+        let reference = parts.graph(Dtype::Fp32)?;
+        let interface = Arc::new(parts.interface(&reference)?);
+        let info = parts.info(&reference, options)?;
+        let opening = Opening {
+            options,
+            parts: &parts,
+            info: &info,
+            interface: &interface,
         };
-        let score = ScorePlan::of_decoder(&opened, &options.into())?;
-        let plan = HeadPlan::of_built(score, &checkpoint, options.pooling, &mut weights)?;
-        plan.check(architecture)?;
-        sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);
-        let head_inputs = (&plan, &checkpoint.config);
-        let graph = blocks::encoder(architecture, &sizes, &weights, head_inputs)?;
-        let limit = sizes.max_tokens;
-        let dimensions = graph.width(output::DENSE).unwrap_or(0);
-        let labels = graph.width(output::SCORES).unwrap_or(0);
-        let pair_template = reranking::pair_template(architecture, &plan, labels);
-        let info = EncoderInfo {
-            heads: plan.heads(),
-            dimensions,
-            token_dimensions: graph.width(output::MULTI_VECTOR).unwrap_or(0),
-            labels,
-            label_names: label_names(&checkpoint, labels)?,
-            pooling: plan.dense.as_ref().map(|dense| dense.pooling),
-            max_tokens: max_tokens(&checkpoint, limit, options)?,
-            matryoshka: matryoshka(&checkpoint, dimensions, options),
-            prompts: checkpoint.prompts.clone(),
-            pair_template,
-            instruction: reranking::instruction(&checkpoint, pair_template)?,
-            cutoff_layer: plan.cutoff_layer(),
-            ..built_info(architecture, &sizes, &graph)
-        };
-        let outputs = outputs(&plan, &graph, &tokenizer, &checkpoint)?;
-        let late_interaction = outputs.late_interaction.clone();
-        let bounds = BatchBounds {
-            vocab_size: sizes.vocabulary,
-            token_types: sizes.token_types,
-            max_positions: limit,
-        };
-        let interface = PackedInterface {
-            bounds,
-            positions: sizes.position_ids,
-            adapters: info.tasks.clone(),
-            outputs,
-        };
-        let graph = ModelGraph::Built {
-            graph: SharedGraph::new(&options.runtime, graph)?,
-            interface: Arc::new(interface),
-        };
+        let opened = opening.open(reference)?;
         Ok(Self {
-            info,
-            tokenizer: Arc::new(tokenizer),
-            late_interaction,
-            graph,
+            info: opened.described(info),
+            tokenizer: Arc::new(parts.tokenizer),
+            late_interaction: interface.outputs.late_interaction.clone(),
+            graph: ModelGraph::Built(opened, interface),
+            runtime: options.runtime.clone(),
         })
     }
 
     fn load_given(file: &Path, dir: &Path, options: &LoadOptions) -> Result<Self> {
         refuse_cutoff_layer(options)?;
+        refuse_dtype(options, "a graph that is given is computed as it is")?;
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = Tokenizer::load(dir)?;
         let config = &checkpoint.config;
@@ -250,13 +214,6 @@ impl EncoderModel {
         let vocab_size = config
             .optional_count("vocab_size")?
             .unwrap_or(tokenizer.vocab_size());
-        let max_tokens = max_tokens(&checkpoint, limit, options)?;
-        if max_tokens == usize::MAX {
-            return Err(Error::checkpoint(
-                dir,
-                "does not say how long an input may be; set the longest length in tokens yourself",
-            ));
-        }
         let architecture = config.optional_text("model_type")?.unwrap_or("onnx");
         let tasks = given_tasks(&probed, adapters.as_ref(), file)?;
         let info = EncoderInfo {
@@ -266,13 +223,14 @@ impl EncoderModel {
             token_dimensions: probed.token_dimensions,
             labels: probed.labels,
             label_names: label_names(&checkpoint, probed.labels)?,
-            max_tokens,
+            max_tokens: known_max_tokens(&checkpoint, limit, options)?,
             pooling: probed.pooling,
             vocab_size,
             parameters: 0,
             weights_bytes: given.bytes(),
             checkpoint_dtype: probed.dtype.clone(),
             dtype: probed.dtype,
+            fidelity: Fidelity::default(),
             device: "cpu".to_owned(),
             source: GraphSource::Given(file.to_owned()),
             matryoshka: matryoshka(&checkpoint, probed.dimensions, options),
@@ -293,11 +251,13 @@ impl EncoderModel {
             tokenizer: Arc::new(tokenizer),
             late_interaction,
             graph: ModelGraph::Given(given.bounded(bounds)),
+            runtime: options.runtime.clone(),
         })
     }
 
     fn load_static(found: &StaticCheckpoint, options: &LoadOptions) -> Result<Self> {
         refuse_cutoff_layer(options)?;
+        refuse_dtype(options, "static embeddings have no layers to compute")?;
         let pooling = options.pooling.unwrap_or(Pooling::Mean);
         if pooling != Pooling::Mean {
             return Err(Error::Unsupported(format!(
@@ -319,7 +279,8 @@ impl EncoderModel {
             parameters: size.parameters,
             weights_bytes: size.bytes,
             checkpoint_dtype: size.dtype,
-            dtype: "float32".to_owned(),
+            dtype: Dtype::Fp32.name().to_owned(),
+            fidelity: Fidelity::default(),
             device: "cpu".to_owned(),
             source: GraphSource::Absent,
             matryoshka: matryoshka(&found.checkpoint, size.dimensions, options),
@@ -335,6 +296,7 @@ impl EncoderModel {
             tokenizer: Arc::new(tokenizer),
             late_interaction: None,
             graph: ModelGraph::Absent(Arc::new(table)),
+            runtime: options.runtime.clone(),
         })
     }
 
@@ -358,136 +320,31 @@ impl EncoderModel {
     /// weights.
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
-            ModelGraph::Built { graph, interface } => {
-                let session = graph.session(threads)?;
+            ModelGraph::Built(opened, interface) => {
+                let session = opened.graph.session(threads)?;
                 Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
             }
             ModelGraph::Given(given) => given.encoder(threads),
             ModelGraph::Absent(table) => Ok(Box::new(StaticEncoder::new(Arc::clone(table)))),
         }
     }
-}
 
-/// Points at the finished graph of a checkpoint that no graph can be built for.
-fn with_way_out(error: Error, dir: &Path) -> Error {
-    let Some(file) = crate::given::beside(dir) else {
-        return error;
-    };
-    let way_out = format!(
-        "; naming the file `{}` instead of its directory loads that",
-        file.display()
-    );
-    match error {
-        Error::Unsupported(message) => Error::Unsupported(message + &way_out),
-        Error::Checkpoint { path, message } => Error::Checkpoint {
-            path,
-            message: message + &way_out,
-        },
-        other => other,
-    }
-}
-
-/// What config.json and the weights say about a built graph.
-fn built_info(architecture: &Architecture, sizes: &Sizes, graph: &BuiltGraph) -> EncoderInfo {
-    let weights = graph.weights.iter().map(|(_, tensor)| tensor);
-    // A checkpoint may mix types; the one with the most numbers names it.
-    let mut by_dtype: Vec<(String, usize)> = Vec::new();
-    for tensor in weights.clone() {
-        let dtype = tensor.dtype();
-        match by_dtype.iter_mut().find(|(known, _)| *known == dtype) {
-            Some((_, elements)) => *elements += tensor.elements(),
-            None => by_dtype.push((dtype, tensor.elements())),
-        }
-    }
-    let most = by_dtype.into_iter().max_by_key(|(_, elements)| *elements);
-    EncoderInfo {
-        architecture: architecture.name.to_owned(),
-        heads: Heads::NONE,
-        dimensions: 0,
-        token_dimensions: 0,
-        labels: 0,
-        label_names: Vec::new(),
-        max_tokens: 0,
-        pooling: None,
-        vocab_size: sizes.vocabulary,
-        parameters: weights.clone().map(|tensor| tensor.elements() as u64).sum(),
-        weights_bytes: weights.map(|tensor| tensor.byte_len() as u64).sum(),
-        checkpoint_dtype: most.map(|(dtype, _)| dtype).unwrap_or_default(),
-        dtype: "float32".to_owned(),
-        device: "cpu".to_owned(),
-        source: GraphSource::Built,
-        matryoshka: Matryoshka::default(),
-        prompts: Prompts::default(),
-        tasks: sizes
-            .adapters
-            .as_ref()
-            .map(|adapters| adapters.names.clone())
-            .unwrap_or_default(),
-        pair_template: None,
-        instruction: None,
-        cutoff_layer: None,
-        isa: Isa::detect().name(),
-    }
-}
-
-/// What the outputs of a built graph mean.
-fn outputs(
-    plan: &HeadPlan,
-    graph: &BuiltGraph,
-    tokenizer: &Tokenizer,
-    checkpoint: &Checkpoint,
-) -> Result<PackedOutputs> {
-    let sparse = match plan.sparse {
-        Some(SparsePlan::Lexical(_)) => Some(SparseOutput::Lexical {
-            left_out: tokenizer.frame_tokens(checkpoint.dir())?,
-        }),
-        Some(SparsePlan::Vocabulary) => Some(SparseOutput::Vocabulary {
-            entries: graph.width(output::VOCABULARY).unwrap_or(0),
-        }),
-        None => None,
-    };
-    let mut late_interaction = None;
-    if plan.multi_vector.is_some() {
-        late_interaction = LateInteraction::read(checkpoint.dir(), tokenizer)?;
-        LateInteraction::check(late_interaction.as_ref(), &checkpoint.config)?;
-    }
-    Ok(PackedOutputs {
-        heads: plan.heads(),
-        sparse,
-        skipped: plan.multi_vector.as_ref().map_or(0, |plan| plan.skipped),
-        late_interaction,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checkpoint(files: &[(&str, &str)]) -> (tempfile::TempDir, Checkpoint) {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        (dir, checkpoint)
-    }
-
-    #[test]
-    fn a_finished_graph_is_pointed_at() {
-        let (dir, _) = checkpoint(&[("config.json", "{}"), ("pytorch_model.bin", "damaged")]);
-        let error = || Weights::open(dir.path()).unwrap_err();
-        assert!(
-            !with_way_out(error(), dir.path())
-                .to_string()
-                .contains("naming")
-        );
-        std::fs::write(dir.path().join("model.onnx"), "").unwrap();
-        let error = with_way_out(error(), dir.path()).to_string();
-        assert!(
-            error.contains("not a PyTorch file") && error.contains("naming the file"),
-            "{error}"
-        );
+    /// Makes an encoder over the same weights that computes in 32-bit floating point, as the
+    /// reference implementations do, whatever the others compute in. It is meant for a comparison:
+    /// opened in no time, a little slower, and dropped afterwards. Weights of a narrower type are
+    /// widened for as long as it lives.
+    ///
+    /// # Errors
+    /// As `encoder`.
+    pub fn reference_encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
+        let ModelGraph::Built(opened, interface) = &self.graph else {
+            return self.encoder(threads);
+        };
+        let Some(reference) = &opened.reference else {
+            return self.encoder(threads);
+        };
+        let graph = SharedGraph::new(&self.runtime, reference.clone())?;
+        let session = graph.passing_session(threads)?;
+        Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
     }
 }

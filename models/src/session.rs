@@ -14,10 +14,13 @@ use ort::session::builder::{
 };
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynValue;
+use retort_kernels::linear::LinearStore;
+use retort_kernels::operator::operator_domain;
 
 use crate::checkpoint::weights::{F32Values, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
+use crate::packing;
 use crate::runtime::Runtime;
 
 /// A graph that this crate built, ready to be opened any number of times.
@@ -26,8 +29,17 @@ pub(crate) struct SharedGraph {
     model: Vec<u8>,
     data_folder: PathBuf,
     initializers: Arc<Initializers>,
+    // What kernels of this project multiply with.
+    linears: Arc<LinearStore>,
     // Without this container every session packs a copy of its own.
     prepacked: PrepackedWeights,
+}
+
+/// Whether ONNX Runtime may make copies of matrices, in an order that it multiplies faster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prepacking {
+    Shared,
+    None,
 }
 
 /// A session and the weights it reads. Dropping it drops the session first: see `Initializers`.
@@ -40,22 +52,45 @@ pub(crate) struct LoadedSession {
 
 impl SharedGraph {
     /// Wraps the weights of a graph as ONNX Runtime values; those of 32 bits stay where they are.
+    /// Layers that kernels of this project compute are packed for them.
     pub(crate) fn new(runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
+        let linears = Arc::new(packing::pack(&graph.packed)?);
         let initializers = Arc::new(Initializers::new(graph.weights)?);
         Ok(Self {
             runtime: runtime.clone(),
             model: graph.model,
             data_folder: graph.data_folder,
             initializers,
+            linears,
             prepacked: PrepackedWeights::new(),
         })
     }
 
+    /// What the kernels of this project run on for its layers, for people; `None` where they
+    /// compute none of them.
+    pub(crate) fn kernel(&self) -> Option<&'static str> {
+        self.linears.values().next().map(|linear| linear.path())
+    }
+
     /// Opens a session that computes on `threads` threads, the caller's included.
     pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
-        let mut builder = with_data_folder(builder(&self.runtime, threads)?, &self.data_folder)?
-            .with_operators(retort_kernels::operator::operator_domain(Arc::default())?)?
-            .with_prepacked_weights(&self.prepacked)?;
+        self.open(threads, Prepacking::Shared)
+    }
+
+    /// The same for a few runs: it is opened in no time and keeps no copy of the weights, for which
+    /// it computes a little slower.
+    pub(crate) fn passing_session(&self, threads: usize) -> Result<LoadedSession> {
+        self.open(threads, Prepacking::None)
+    }
+
+    fn open(&self, threads: usize, prepacking: Prepacking) -> Result<LoadedSession> {
+        let operators = operator_domain(Arc::clone(&self.linears))?;
+        let builder = with_data_folder(builder(&self.runtime, threads)?, &self.data_folder)?
+            .with_operators(operators)?;
+        let mut builder = match prepacking {
+            Prepacking::Shared => builder.with_prepacked_weights(&self.prepacked)?,
+            Prepacking::None => builder.with_config_entry("session.disable_prepacking", "1")?,
+        };
         for (name, value) in &self.initializers.values {
             builder = builder.with_initializer(name, Arc::clone(value))?;
         }
@@ -164,6 +199,12 @@ impl Initializers {
                 tensor.release_pages();
             }
         }
+    }
+}
+
+impl Drop for Initializers {
+    fn drop(&mut self) {
+        self.release_pages();
     }
 }
 

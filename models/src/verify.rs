@@ -137,12 +137,34 @@ pub fn verify(
     threads: usize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Verification> {
-    let mut encoder = model.encoder(threads)?;
+    examine(model, published, &mut *model.encoder(threads)?, progress)
+}
+
+/// The same of a model's weights, whatever it is computed in: its numbers in 32-bit floating point.
+///
+/// # Errors
+/// As `verify`.
+pub fn verify_weights(
+    model: &EncoderModel,
+    published: &Published,
+    threads: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Verification> {
+    let mut encoder = model.reference_encoder(threads)?;
+    examine(model, published, &mut *encoder, progress)
+}
+
+fn examine(
+    model: &EncoderModel,
+    published: &Published,
+    encoder: &mut dyn Encode,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Verification> {
     let subject = Subject {
         info: model.info(),
         tokenizer: model.tokenizer(),
         late_interaction: model.late_interaction(),
-        encoder: &mut *encoder,
+        encoder,
     };
     Ok(subject.examine(published, progress))
 }

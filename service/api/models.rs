@@ -115,9 +115,16 @@ struct EncoderRecord {
     checkpoint_dtype: String,
     /// The type it computes in.
     dtype: String,
+    /// The lowest cosine of its vectors to those in 32-bit floating point, on built-in sentences;
+    /// null where it computes in that.
+    dtype_cosine: Option<f32>,
+    /// The largest difference of its logits to those, relative where they are beyond 1.
+    dtype_logit_difference: Option<f32>,
+    /// Why it computes in 32-bit floating point, where it was to choose for itself.
+    dtype_fallback: Option<String>,
     /// Where it runs.
     device: String,
-    /// The instruction set that its kernels use.
+    /// The instructions that its kernels use.
     isa: &'static str,
 }
 
@@ -235,6 +242,9 @@ impl From<retort_models::EncoderInfo> for EncoderRecord {
             parameters: info.parameters,
             checkpoint_dtype: info.checkpoint_dtype,
             dtype: info.dtype,
+            dtype_cosine: info.fidelity.cosine,
+            dtype_logit_difference: info.fidelity.logit_difference,
+            dtype_fallback: info.fidelity.fallback,
             device: info.device,
             isa: info.isa,
         }

@@ -149,12 +149,23 @@ fn model_lines(model: &ModelInfo) -> Vec<String> {
         pooling.unwrap_or_default(),
     );
     let types = format!(
-        "{} weights, computed in {}",
-        info.checkpoint_dtype, info.dtype
+        "{} weights, computed in {}{}",
+        info.checkpoint_dtype,
+        info.dtype,
+        fidelity(info)
     );
     let mut lines = vec![model.name.clone(), source, shape, types];
     lines.extend(reading(info));
     lines
+}
+
+/// How near the outputs are to those in 32-bit floating point, where it was measured.
+fn fidelity(info: &EncoderInfo) -> String {
+    let fidelity = &info.fidelity;
+    let cosine = fidelity.cosine.map(|c| format!(", cosine {c:.5} to fp32"));
+    let logits = fidelity.logit_difference;
+    let logits = logits.map(|apart| format!(", logits within {apart:.4} of fp32"));
+    [cosine, logits].into_iter().flatten().collect()
 }
 
 /// How a model reads its inputs and where its scores come from, if not in the usual way.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use retort_models::DtypeChoice;
 use retort_models::verify::{Published, verify};
 
 use super::flags::{Flags, Local};
@@ -47,6 +48,11 @@ pub fn run(mut args: VerifyArgs, context: &Context) -> Result<ExitCode, Failure>
     } = context.load(Purpose::Local, args.flags)?;
     if let Some(name) = &args.published_as {
         take_for(&mut config, name)?;
+    }
+    if !matches!(layers.get("models.dtype"), Some((_, Origin::Flag(_)))) {
+        // The published numbers were computed in 32 bits, whatever the service computes in.
+        let models = config.models.iter_mut();
+        models.for_each(|model| model.dtype = DtypeChoice::Fp32);
     }
     if let Some((_, Origin::Default)) = layers.get("server.log") {
         // The table says it all: unless asked, the log speaks up only about trouble.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use retort_models::catalog::{Catalog, Entry};
-use retort_models::{LoadOptions, Pooling, Runtime, Task};
+use retort_models::{DtypeChoice, LoadOptions, Pooling, Runtime, Task};
 
 use super::Error;
 use crate::keep_alive::KeepAlive;
@@ -34,6 +34,10 @@ pub struct ModelEntry {
     pub task: Option<Task>,
     /// The layer whose scores are taken; `None` means what the catalogue states, else the last.
     pub cutoff_layer: Option<usize>,
+    /// What it is computed in.
+    pub dtype: DtypeChoice,
+    /// Whether that is taken however far its outputs are from the right ones.
+    pub force_dtype: bool,
     /// Whether the service stops when it cannot be loaded.
     pub required: bool,
     /// What the catalogue says of it, if it is in there.
@@ -61,6 +65,8 @@ impl ModelEntry {
             pooling: self.pooling,
             task: self.task,
             cutoff_layer: self.cutoff_layer,
+            dtype: self.dtype,
+            force_dtype: self.force_dtype,
             ..LoadOptions::new(runtime)
         }
     }
@@ -244,6 +250,8 @@ mod tests {
             pooling: None,
             task: None,
             cutoff_layer: None,
+            dtype: DtypeChoice::Auto,
+            force_dtype: false,
             required: true,
             known: None,
             by_name: false,

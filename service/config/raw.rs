@@ -79,6 +79,7 @@ pub(super) struct RawRuntime {
 pub(super) struct RawModels {
     pub(super) catalog_dir: String,
     pub(super) verify: String,
+    pub(super) dtype: String,
     pub(super) cache_dir: String,
     pub(super) memory_budget_mib: i64,
     pub(super) state_file: String,
@@ -116,6 +117,8 @@ pub(super) struct RawModel {
     pub(super) pooling: String,
     pub(super) task: String,
     pub(super) cutoff_layer: i64,
+    pub(super) dtype: String,
+    pub(super) force_dtype: bool,
     pub(super) required: bool,
     pub(super) keep_alive: String,
     pub(super) replicas: i64,

@@ -295,6 +295,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Batches that run at the same time; 0 chooses",
     },
     Setting {
+        key: "models.dtype",
+        flag: "dtype",
+        value_name: "DTYPE",
+        variables: &["RETORT_DTYPE"],
+        scope: Scope::Inference,
+        help: "What models are computed in: `auto`, `fp32`, `bf16` or `int8`",
+    },
+    Setting {
         key: "models.verify",
         flag: "verify",
         value_name: "WHEN",

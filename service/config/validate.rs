@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
-use retort_models::{Catalog, Pooling, Task};
+use retort_models::{Catalog, DtypeChoice, Pooling, Task};
 
 use super::model::{self, ModelEntry, REPLICAS_MAX};
 use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawScheduling, RawServer};
@@ -52,12 +52,13 @@ pub fn validate(
             persist: raw.models.persist,
             keep_alive: rules.keep_alive(&raw.models.keep_alive)?,
             allow_eviction: raw.models.allow_eviction,
+            dtype: rules.dtype(&raw.models.dtype)?,
         },
         return_documents: raw.rerank.return_documents_default,
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
         memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
         provision: rules.provision(&raw, environment)?,
-        models: rules.models(&raw.model, &catalog, environment)?,
+        models: rules.models(&raw, &catalog, environment)?,
         catalog: Arc::new(catalog),
         verify: match raw.models.verify.as_str() {
             "first-load" => Verify::FirstLoad,
@@ -236,6 +237,11 @@ impl Rules<'_> {
             .map_err(|_| self.wrong("models.keep_alive", wanted))
     }
 
+    fn dtype(&self, name: &str) -> Result<DtypeChoice, Error> {
+        let wanted = "must be `auto`, `fp32`, `bf16` or `int8`";
+        name.parse().map_err(|_| self.wrong("models.dtype", wanted))
+    }
+
     /// Provisioning has defaults of its own from the tools whose caches it shares; what is
     /// configured here goes before them.
     fn provision(&self, raw: &Raw, environment: &Environment) -> Result<ProvisionConfig, Error> {
@@ -290,10 +296,12 @@ impl Rules<'_> {
 
     fn models(
         &self,
-        raw: &[RawModel],
+        raw: &Raw,
         catalog: &Catalog,
         environment: &Environment,
     ) -> Result<Vec<ModelEntry>, Error> {
+        let dtype = self.dtype(&raw.models.dtype)?;
+        let raw = &raw.model;
         if raw.is_empty() {
             return Err(Error::new("no model is configured").with_hint(self.ways(MODEL)));
         }
@@ -328,6 +336,8 @@ impl Rules<'_> {
                 pooling,
                 task: raw.task()?,
                 cutoff_layer: raw.count("cutoff_layer", raw.cutoff_layer, 1_024)?,
+                dtype: raw.dtype()?.unwrap_or(dtype),
+                force_dtype: raw.force_dtype,
                 required: raw.required,
                 known: known.cloned(),
                 by_name: named.is_some(),
@@ -392,6 +402,15 @@ impl RawModel {
                 self.id
             ))),
         }
+    }
+
+    /// `None` is what all models are computed in.
+    fn dtype(&self) -> Result<Option<DtypeChoice>, Error> {
+        if self.dtype.is_empty() {
+            return Ok(None);
+        }
+        let read = self.dtype.parse().map(Some);
+        read.map_err(|error| Error::new(format!("`dtype` of model `{}`: {error}", self.id)))
     }
 
     fn task(&self) -> Result<Option<Task>, Error> {

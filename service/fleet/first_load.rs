@@ -9,9 +9,9 @@ use std::{
 };
 
 use retort_models::{
-    EncoderModel, Runtime,
+    EncoderInfo, EncoderModel, Fidelity, Runtime,
     catalog::Entry,
-    verify::{Published, Verification, verify},
+    verify::{Published, Verification, verify_weights},
 };
 use sha2::{Digest, Sha256};
 
@@ -51,7 +51,9 @@ pub(super) fn check(
         return Ok(());
     }
     let started = Instant::now();
-    let found = verify(opened.model, &published, config.cpu.threads, &mut |_, _| ())?;
+    // Published numbers were computed in 32 bits; they tell whether the weights are right. How far
+    // another type is from that was measured when the model was loaded.
+    let found = verify_weights(opened.model, &published, config.cpu.threads, &mut |_, _| ())?;
     if let Some(reason) = failure(&found) {
         return Err(StartError {
             message: format!(
@@ -122,7 +124,7 @@ fn record(
         env!("CARGO_PKG_VERSION"),
         runtime.version(),
         entry.max_tokens,
-        opened.model.info(),
+        as_published(opened.model.info()),
         published,
     );
     hasher.update(facts);
@@ -141,6 +143,16 @@ fn record(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(config.provision.cache_dir.join(FOLDER).join(name))
+}
+
+/// The facts that the numbers depend on: not the type that requests are computed in.
+fn as_published(info: &EncoderInfo) -> EncoderInfo {
+    EncoderInfo {
+        dtype: String::new(),
+        isa: "",
+        fidelity: Fidelity::default(),
+        ..info.clone()
+    }
 }
 
 /// Written beside and renamed, so that a process that is killed leaves no pass behind.

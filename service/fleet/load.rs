@@ -77,12 +77,32 @@ impl CheckpointLoader {
             Some(known) => known.complete(dir, options),
             None => Ok(options),
         };
-        options
+        let model = options
             .and_then(|options| EncoderModel::load(dir, &options))
             .map_err(|error| StartError {
                 message: format!("model `{}` cannot be loaded: {error}", entry.name),
                 hint: None,
-            })
+            })?;
+        tell_dtype(&entry.name, model.info());
+        Ok(model)
+    }
+}
+
+/// Says what a model is computed in, where that was measured.
+fn tell_dtype(model: &str, info: &EncoderInfo) {
+    let dtype = &info.dtype;
+    let fidelity = &info.fidelity;
+    let (cosine, logit_difference) = (fidelity.cosine, fidelity.logit_difference);
+    if let Some(reason) = &fidelity.fallback {
+        tracing::info!(model, dtype, reason, "computed in 32-bit floating point");
+    } else if cosine.is_some() || logit_difference.is_some() {
+        tracing::info!(
+            model,
+            dtype,
+            cosine,
+            logit_difference,
+            "compared with 32-bit floating point"
+        );
     }
 }
 

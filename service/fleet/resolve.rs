@@ -31,6 +31,7 @@ fn tried_again(before: &ModelEntry, now: ModelEntry) -> ModelEntry {
         revision: now.revision.or_else(|| before.revision.clone()),
         max_tokens: now.max_tokens.or(before.max_tokens),
         pooling: now.pooling.or(before.pooling),
+        dtype: now.dtype,
         ..before.clone()
     }
 }
@@ -79,6 +80,8 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
         pooling: spec.pooling,
         task: known.map_or_else(|| spec.task.and_then(for_files), |_| None),
         cutoff_layer: None,
+        dtype: spec.dtype,
+        force_dtype: false,
         required: spec.required,
         known: known.cloned(),
         by_name: named.is_some(),
@@ -120,6 +123,7 @@ pub fn spec_of(entry: &ModelEntry, keep_alive: KeepAlive) -> LaunchSpec {
         replicas: entry.replicas,
         max_tokens: entry.max_tokens,
         pooling: entry.pooling,
+        dtype: entry.dtype,
         keep_alive: entry.keep_alive.unwrap_or(keep_alive),
         // The configuration is what brings it back.
         persist: false,

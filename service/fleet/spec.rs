@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use retort_models::{Pooling, catalog};
+use retort_models::{DtypeChoice, Pooling, catalog};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
@@ -26,6 +26,8 @@ pub struct LaunchSpec {
     pub max_tokens: Option<usize>,
     /// How token vectors become one, instead of what the checkpoint states.
     pub pooling: Option<Pooling>,
+    /// What it is computed in.
+    pub dtype: DtypeChoice,
     /// How long it stays in memory without requests.
     pub keep_alive: KeepAlive,
     /// Whether it returns after a restart.
@@ -48,6 +50,7 @@ impl LaunchSpec {
             replicas: 1,
             max_tokens: None,
             pooling: None,
+            dtype: DtypeChoice::Auto,
             keep_alive: KeepAlive::Forever,
             persist: false,
             required: false,

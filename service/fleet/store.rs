@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use retort_models::catalog::Entry;
+use retort_models::{DtypeChoice, catalog::Entry};
 use serde::{Deserialize, Serialize};
 
 use super::LaunchSpec;
@@ -55,11 +55,17 @@ struct Model {
     max_tokens: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pooling: Option<String>,
+    #[serde(default = "auto")]
+    dtype: String,
     keep_alive: String,
 }
 
 fn one() -> usize {
     1
+}
+
+fn auto() -> String {
+    DtypeChoice::Auto.to_string()
 }
 
 impl Store {
@@ -166,6 +172,7 @@ impl Model {
             replicas: spec.replicas,
             max_tokens: spec.max_tokens,
             pooling: spec.pooling.map(|pooling| pooling.to_string()),
+            dtype: spec.dtype.to_string(),
             keep_alive: spec.keep_alive.to_string(),
         }
     }
@@ -182,6 +189,10 @@ impl Model {
             replicas: self.replicas,
             max_tokens: self.max_tokens,
             pooling: self.pooling.map(pooling).transpose()?,
+            dtype: self
+                .dtype
+                .parse()
+                .map_err(|error: retort_models::Error| error.to_string())?,
             keep_alive: self.keep_alive.parse()?,
             persist: true,
             revision: self.revision,
@@ -206,6 +217,7 @@ mod tests {
             replicas: 2,
             max_tokens: Some(512),
             pooling: Some(Pooling::Cls),
+            dtype: DtypeChoice::Int8,
             keep_alive: KeepAlive::For(Duration::from_secs(90)),
             persist: true,
             revision: Some("v1".into()),

@@ -206,6 +206,8 @@ fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_retort"));
     command
         .args(arguments)
+        // As `support::config` has it.
+        .env("RETORT_DTYPE", "fp32")
         .envs(variables.iter().copied())
         .env("NO_COLOR", "1")
         // Cargo sets it for tests; the program has to do without.

@@ -1,6 +1,8 @@
 //! Tensors of a checkpoint, memory-mapped: one file or several with an index, of safetensors
 //! (<https://github.com/huggingface/safetensors#format>) or, where there are none, of PyTorch.
 
+mod stored;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;

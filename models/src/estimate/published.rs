@@ -4,6 +4,7 @@
 use super::{ARENA_SLACK, Basis, Estimate, Load, NODE_BYTES, tables, vocabulary};
 use crate::catalog::{Entry, Family};
 use crate::checkpoint::weights::F32_BYTES;
+use crate::dtype::Dtype;
 
 /// Numbers per token in the buffers of a layer, in widths: five of the width itself and two of
 /// the feed-forward layer, which is four times as wide.
@@ -51,8 +52,16 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
     let table = (known.rows * width as u64 * per_number).min(values);
     let matrices = values - table;
     let layers = matrices / per_number / (SQUARES_PER_LAYER * (width * width) as u64).max(1);
+    // The matrices in the order and type in which they are multiplied.
+    let packed = match load.dtype.tried() {
+        Dtype::Fp32 => matrices,
+        Dtype::Bf16 => matrices / 2,
+        Dtype::Int8 => matrices / 4,
+    };
     // Checkpoints of half the size are widened, which leaves nothing mapped.
     let is_narrow = weights * 3 < values * 2;
+    // Those that are packed from the file are not.
+    let widened = if packed < matrices { table } else { values };
     let longest = load.max_tokens.unwrap_or(entry.max_tokens);
     let tokens = load.max_batch_tokens.max(longest);
     let activations = (tokens * width * WIDTHS_PER_TOKEN * F32_BYTES) as u64;
@@ -61,8 +70,8 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
         batch_tokens: tokens,
         weights,
         weights_mapped: if is_narrow { 0 } else { values },
-        weights_owned: if is_narrow { values } else { 0 },
-        packed: matrices,
+        weights_owned: if is_narrow { widened } else { 0 },
+        packed,
         embeddings: table,
         weights_touched: if is_narrow {
             0
@@ -76,7 +85,7 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
         ..Estimate::empty(Basis::Catalogue, load)
     };
     let while_loading = if is_narrow {
-        weights.saturating_sub(matrices)
+        (values + weights).saturating_sub(widened + packed)
     } else {
         matrices
     };

@@ -11,6 +11,7 @@ fn load(sessions: usize) -> Load {
         pooling: None,
         task: None,
         cutoff_layer: None,
+        dtype: DtypeChoice::Fp32,
     }
 }
 
@@ -126,4 +127,26 @@ fn rerankers_that_are_decoders_are_estimated_up_to_their_last_layer() {
         Estimate::of_files(&path, &cut, None).unwrap().packed
     };
     assert!(packed(Some(2)) < packed(Some(4)) && packed(Some(4)) < packed(None));
+}
+
+#[test]
+fn narrow_layers_take_what_their_numbers_take() {
+    let of = |dtype, name: &str| {
+        let load = Load { dtype, ..load(1) };
+        Estimate::of_files(&golden(name), &load, None).unwrap()
+    };
+    let [wide, half, quarter] = [DtypeChoice::Fp32, DtypeChoice::Bf16, DtypeChoice::Int8]
+        .map(|dtype| of(dtype, "bert-tiny-mean"));
+    assert!(half.packed < wide.packed * 6 / 10 && half.packed >= wide.packed / 2);
+    assert!(quarter.packed < half.packed * 8 / 10 && quarter.packed >= wide.packed / 4);
+    assert_eq!(
+        (half.weights, quarter.weights),
+        (wide.weights, wide.weights)
+    );
+    assert!(half.serving < wide.serving);
+    // What is packed from the file is not widened, but comes and goes for the comparison.
+    let name = "bert-tiny-bf16-sharded";
+    let (wide, half) = (of(DtypeChoice::Fp32, name), of(DtypeChoice::Bf16, name));
+    assert!(half.weights_owned < wide.weights_owned);
+    assert!(half.loading > half.weights_owned + half.packed + half.tokenizer);
 }

@@ -3,7 +3,8 @@
 
 use super::adapters::AdapterMask;
 use super::heads::Offsets;
-use super::ops::AttentionShape;
+use super::linear::{Layer, Then};
+use super::ops::{Activation, AttentionShape};
 use super::rotary::Angles;
 use super::{BuiltGraph, Dim, ElementType, Graph, Value};
 use crate::architectures::{
@@ -11,6 +12,7 @@ use crate::architectures::{
     QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
 };
 use crate::checkpoint::{Config, Weights};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::heads::plan::HeadPlan;
 
@@ -36,8 +38,10 @@ pub(crate) fn encoder(
     sizes: &Sizes,
     weights: &Weights,
     (plan, config): (&HeadPlan, &Config),
+    dtype: Dtype,
 ) -> Result<BuiltGraph> {
     let mut blocks = Blocks::new(architecture, sizes, weights);
+    blocks.graph = blocks.graph.computed_in(dtype);
     let hidden = blocks.token_vectors()?;
     let pool_cu_seqlens = plan.dense.as_ref().map(|_| {
         let pieces = Dim::Named("piece_offsets");
@@ -93,6 +97,23 @@ pub(super) struct Part {
     pub(super) first: usize,
     pub(super) end: usize,
     pub(super) all: usize,
+}
+
+/// The weights of a linear layer of a checkpoint.
+struct Stored {
+    // The name of its matrix.
+    matrix: String,
+    weight: Value,
+    bias: Option<Value>,
+}
+
+impl Stored {
+    fn layer(&self) -> Layer<'_> {
+        Layer {
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+        }
+    }
 }
 
 impl Part {
@@ -176,45 +197,31 @@ impl<'a> Blocks<'a> {
         let layer = layer_name(layout, index);
         match self.architecture.norm.order {
             NormOrder::Post => {
-                let attended = self.attention(index, hidden)?;
-                let sum = self.residual(hidden, &attended)?;
+                let sum = self.attention(index, hidden, hidden)?;
                 let mut normed = self.norm(&layer, layout.attention_norm, &sum)?;
                 if let Some(second) = layout.second_attention_norm {
-                    let sum = self.residual(hidden, &normed)?;
+                    let sum = self.graph.add(hidden, &normed)?;
                     normed = self.norm(&layer, second, &sum)?;
                 }
                 let hidden = normed;
-                let fed = self.feed_forward(&layer, &hidden)?;
-                let sum = self.residual(&hidden, &fed)?;
+                let sum = self.feed_forward(&layer, &hidden, &hidden)?;
                 self.norm(&layer, layout.feed_forward_norm, &sum)
             }
             order @ (NormOrder::Pre | NormOrder::PreExceptFirst) => {
-                let attended = if index == 0 && order == NormOrder::PreExceptFirst {
-                    self.attention(index, hidden)?
+                let hidden = if index == 0 && order == NormOrder::PreExceptFirst {
+                    self.attention(index, hidden, hidden)?
                 } else {
                     let normed = self.norm(&layer, layout.attention_norm, hidden)?;
-                    self.attention(index, &normed)?
+                    self.attention(index, &normed, hidden)?
                 };
-                let hidden = self.residual(hidden, &attended)?;
                 let normed = self.norm(&layer, layout.feed_forward_norm, &hidden)?;
-                let fed = self.feed_forward(&layer, &normed)?;
-                self.residual(&hidden, &fed)
+                self.feed_forward(&layer, &normed, &hidden)
             }
         }
     }
 
-    fn residual(&mut self, hidden: &Value, added: &Value) -> Result<Value> {
-        match self.sizes.residual_scale {
-            Some(scale) => {
-                let added = self.graph.scale(added, scale);
-                self.graph.add(hidden, &added)
-            }
-            None => self.graph.add(hidden, added),
-        }
-    }
-
-    /// `[tokens, hidden]` → the same
-    fn attention(&mut self, index: usize, hidden: &Value) -> Result<Value> {
+    /// Attention of `hidden`, and the residual sum. `[tokens, hidden]`, the same → the same
+    fn attention(&mut self, index: usize, hidden: &Value, residual: &Value) -> Result<Value> {
         let (layout, sizes) = (self.layout, self.sizes);
         let layer = layer_name(layout, index);
         let [mut query, mut key, value] = self.qkv(&layer, hidden)?;
@@ -247,8 +254,7 @@ impl<'a> Blocks<'a> {
         let cu_seqlens = &self.inputs.cu_seqlens;
         let qkv = [&query, &key, &value];
         let mixed = self.graph.packed_attention(qkv, cu_seqlens, shape)?;
-        let out = Part::whole(sizes.hidden);
-        self.linear(&layer, layout.attention_output, &mixed, out)
+        self.summed(&layer, layout.attention_output, &mixed, residual)
     }
 
     /// `[tokens, hidden]` → `[tokens, heads * head]` and two of `[tokens, kv_heads * head]`
@@ -272,9 +278,9 @@ impl<'a> Blocks<'a> {
         };
         let [query, key, value] = parts;
         Ok([
-            self.linear(layer, linears[0], hidden, query)?,
-            self.linear(layer, linears[1], hidden, key)?,
-            self.linear(layer, linears[2], hidden, value)?,
+            self.linear(layer, (linears[0], query), hidden, Then::Nothing)?,
+            self.linear(layer, (linears[1], key), hidden, Then::Nothing)?,
+            self.linear(layer, (linears[2], value), hidden, Then::Nothing)?,
         ])
     }
 
@@ -291,8 +297,8 @@ impl<'a> Blocks<'a> {
         Ok(angles)
     }
 
-    /// `[tokens, hidden]` → the same
-    fn feed_forward(&mut self, layer: &str, hidden: &Value) -> Result<Value> {
+    /// The layer after the attention, and the residual sum. `[tokens, hidden]`, the same → the same
+    fn feed_forward(&mut self, layer: &str, hidden: &Value, residual: &Value) -> Result<Value> {
         let sizes = self.sizes;
         let inner = sizes.intermediate;
         let whole = Part::whole(inner);
@@ -312,41 +318,95 @@ impl<'a> Blocks<'a> {
                 (Some((both, gate)), (both, up), down)
             }
         };
-        let raised = self.linear(layer, up.0, hidden, up.1)?;
+        let activation = sizes.activation;
         let raised = match gate {
-            None => self.graph.activation(&raised, sizes.activation),
-            Some((gate, part)) => {
-                let gate = self.linear(layer, gate, hidden, part)?;
-                let gate = self.graph.activation(&gate, sizes.activation);
-                self.graph.multiply(&gate, &raised)?
-            }
+            None => self.linear(layer, up, hidden, Then::Activation(activation))?,
+            Some(gate) => self.gated(layer, [gate, up], hidden, activation)?,
         };
-        self.linear(layer, down, &raised, Part::whole(sizes.hidden))
+        self.summed(layer, down, &raised, residual)
+    }
+
+    /// The last linear layer of a block and the residual sum. `[tokens, in]`, `[tokens, hidden]`
+    fn summed(
+        &mut self,
+        layer: &str,
+        linear: Linear,
+        x: &Value,
+        residual: &Value,
+    ) -> Result<Value> {
+        let linear = (linear, Part::whole(self.sizes.hidden));
+        if let Some(scale) = self.sizes.residual_scale {
+            let added = self.linear(layer, linear, x, Then::Nothing)?;
+            let added = self.graph.scale(&added, scale);
+            return self.graph.add(residual, &added);
+        }
+        self.linear(layer, linear, x, Then::Residual(residual))
+    }
+
+    /// `activation(gate(x)) * up(x)`: `[tokens, in]` → `[tokens, out]`
+    fn gated(
+        &mut self,
+        layer: &str,
+        [gate, up]: [(Linear, Part); 2],
+        x: &Value,
+        activation: Activation,
+    ) -> Result<Value> {
+        if self.adapters.is_some() {
+            let raised = self.linear(layer, up, x, Then::Nothing)?;
+            let gate = self.linear(layer, gate, x, Then::Activation(activation))?;
+            return self.graph.multiply(&gate, &raised);
+        }
+        let width = x.width()?;
+        let gate = self.stored(layer, gate, width)?;
+        let up = self.stored(layer, up, width)?;
+        self.graph.gated(x, [gate.layer(), up.layer()], activation)
     }
 
     /// Every linear layer of the layers; what a task adapter adds to one (LoRA) is added here.
     /// `[tokens, in]` → `[tokens, out]`
-    fn linear(&mut self, layer: &str, linear: Linear, x: &Value, part: Part) -> Result<Value> {
-        let name = format!("{}{layer}{}", self.prefix, linear.name);
-        let matrix = format!("{name}{}", self.layout.weight);
-        let weight = self.rows(&matrix, &[part.all, x.width()?], part)?;
-        let bias = format!("{name}.bias");
-        let bias = match linear.bias {
-            Bias::AsStored if !self.graph.has_weight(&bias) => None,
-            Bias::AsStored | Bias::Required => Some(self.rows(&bias, &[part.all], part)?),
-        };
-        let y = self.graph.linear(x, &weight, bias.as_ref())?;
+    fn linear(
+        &mut self,
+        layer: &str,
+        (linear, part): (Linear, Part),
+        x: &Value,
+        then: Then<'_>,
+    ) -> Result<Value> {
+        let stored = self.stored(layer, (linear, part), x.width()?)?;
         let Some(mask) = self.adapters.clone() else {
-            return Ok(y);
+            return self.graph.layer(x, stored.layer(), then);
         };
-        let [first, second] = self.factors(&matrix)?;
+        let [first, second] = self.factors(&stored.matrix)?;
         let shape = [mask.adapters, mask.rank, x.width()?];
         let first = self.graph.weight_stacked(&first, shape)?;
         let shape = [mask.adapters, part.all, mask.rank];
         let rows = part.first..part.end;
         let second = self.graph.weight_side_by_side(&second, shape, rows)?;
+        let y = self.graph.layer(x, stored.layer(), Then::Nothing)?;
         let added = self.graph.adapted(x, [&first, &second], &mask)?;
-        self.graph.add(&y, &added)
+        let sum = self.graph.add(&y, &added)?;
+        self.graph.then(sum, then)
+    }
+
+    /// The weights of a linear layer, `in` wide.
+    fn stored(
+        &mut self,
+        layer: &str,
+        (linear, part): (Linear, Part),
+        width: usize,
+    ) -> Result<Stored> {
+        let name = format!("{}{layer}{}", self.prefix, linear.name);
+        let matrix = format!("{name}{}", self.layout.weight);
+        let weight = self.rows(&matrix, &[part.all, width], part)?;
+        let bias = format!("{name}.bias");
+        let bias = match linear.bias {
+            Bias::AsStored if !self.graph.has_weight(&bias) => None,
+            Bias::AsStored | Bias::Required => Some(self.rows(&bias, &[part.all], part)?),
+        };
+        Ok(Stored {
+            matrix,
+            weight,
+            bias,
+        })
     }
 
     /// The names of what adapters add to a matrix.

@@ -7,6 +7,7 @@ mod constant;
 mod embeddings;
 pub(crate) mod heads;
 mod judgement;
+pub mod linear;
 pub mod onnx;
 pub mod ops;
 mod rotary;
@@ -19,7 +20,9 @@ use prost::Message;
 
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use linear::PackedLayer;
 use onnx::dimension_proto::Length;
 
 /// Domain of this project's operators.
@@ -122,6 +125,9 @@ pub struct Node<'a> {
 #[derive(Debug)]
 pub struct Graph<'w> {
     weights: &'w Weights,
+    dtype: Dtype,
+    // The layers that kernels of this project compute.
+    packed: Vec<PackedLayer>,
     // The tensors of all initializers that are not written into the model.
     tensors: Vec<(String, Tensor)>,
     proto: onnx::GraphProto,
@@ -143,12 +149,14 @@ pub(crate) struct Step {
 }
 
 /// A finished graph: an ONNX model without weights, and the weights it asks for by name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BuiltGraph {
     /// A serialized `ModelProto`.
     pub model: Vec<u8>,
-    /// Name and tensor of every weight.
+    /// Name and tensor of every weight that ONNX Runtime is given.
     pub weights: Vec<(String, Tensor)>,
+    /// The layers that kernels of this project compute.
+    pub(crate) packed: Vec<PackedLayer>,
     /// The directory of the weight files, symbolic links resolved.
     pub data_folder: PathBuf,
     /// Every node, in an order in which they can run.
@@ -167,7 +175,7 @@ impl BuiltGraph {
 }
 
 impl<'w> Graph<'w> {
-    /// Starts a graph over the weights of a checkpoint.
+    /// Starts a graph over the weights of a checkpoint, which is computed in 32-bit floating point.
     pub fn new(name: &str, weights: &'w Weights) -> Self {
         let proto = onnx::GraphProto {
             name: name.to_owned(),
@@ -175,11 +183,18 @@ impl<'w> Graph<'w> {
         };
         Self {
             weights,
+            dtype: Dtype::Fp32,
+            packed: Vec::new(),
             tensors: Vec::new(),
             proto,
             nodes: 0,
             steps: Vec::new(),
         }
+    }
+
+    /// The same with layers and attention in another type.
+    pub fn computed_in(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
     }
 
     /// Declares something a run is given.
@@ -363,7 +378,8 @@ impl<'w> Graph<'w> {
     }
 
     /// Ends the construction.
-    pub fn finish(self) -> BuiltGraph {
+    pub fn finish(mut self) -> BuiltGraph {
+        self.drop_packed_weights();
         let weights = self.tensors;
         let main = self.weights.main_file();
         let folder = main.and_then(|(file, _)| file.parent());
@@ -381,6 +397,7 @@ impl<'w> Graph<'w> {
         BuiltGraph {
             model: model.encode_to_vec(),
             weights,
+            packed: self.packed,
             data_folder,
             steps: self.steps,
         }

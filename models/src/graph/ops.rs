@@ -218,6 +218,9 @@ impl Graph<'_> {
         if let Some(window) = shape.window {
             attributes.push(("window", Attribute::Int(window as i64)));
         }
+        if let Some(precision) = self.dtype.attention() {
+            attributes.push(("precision", Attribute::Text(precision)));
+        }
         if !shape.alibi_slopes.is_empty() {
             attributes.push(("alibi_slopes", Attribute::Floats(shape.alibi_slopes)));
         }

@@ -9,6 +9,7 @@ use super::*;
 use crate::architectures::{ARCHITECTURES, LayerAttention, PositionIds, Sizes};
 use crate::checkpoint::Config;
 use crate::heads::plan::HeadPlan;
+use linear::{Layer, Then};
 use ops::{Activation, AttentionShape};
 
 /// Weights that have these tensors, all of them zero.
@@ -201,7 +202,13 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
     };
     let config = Config::new(Path::new("config.json"), serde_json::json!({})).unwrap();
     let plan = HeadPlan::default();
-    let built = blocks::encoder(ARCHITECTURES[0], &sizes, &weights, (&plan, &config));
+    let built = blocks::encoder(
+        ARCHITECTURES[0],
+        &sizes,
+        &weights,
+        (&plan, &config),
+        crate::Dtype::Fp32,
+    );
     let error = built.unwrap_err().to_string();
     assert!(
         error.contains("no tensor `bert.embeddings.token_type_embeddings.weight`"),
@@ -340,4 +347,58 @@ fn equal_constants_are_one() {
     assert_ne!(graph.integers(&[1, 2], &[1, 2]), pair);
     assert_ne!(graph.scalar(1.0), graph.scalar(2.0));
     assert_eq!(graph.proto.initializer.len(), 4);
+}
+
+/// An up and a down layer, gated, with a residual sum, and a table that the first one shares.
+fn feed_forward(dtype: crate::Dtype, weights: &Weights) -> BuiltGraph {
+    let mut graph = Graph::new("test", weights).computed_in(dtype);
+    let ids = graph.input("ids", ElementType::I64, &[TOKENS]);
+    let up = graph.weight("up", &[6, 4]).unwrap();
+    let x = graph.gather(&up, &ids).unwrap();
+    let bias = graph.weight("bias", &[6]).unwrap();
+    let gate = graph.weight_rows("both", &[12, 4], 6..12).unwrap();
+    let layer = |weight, bias| Layer { weight, bias };
+    let layers = [layer(&gate, None), layer(&up, Some(&bias))];
+    let raised = graph.gated(&x, layers, Activation::Silu).unwrap();
+    let down = graph.weight("down", &[4, 6]).unwrap();
+    let sum = graph.layer(&raised, layer(&down, None), Then::Residual(&x));
+    let then = Then::Activation(Activation::Gelu);
+    let raised = graph.layer(&sum.unwrap(), layer(&up, Some(&bias)), then);
+    let raised = raised.unwrap();
+    assert!(graph.layer(&raised, layer(&up, None), then).is_err());
+    let wrong = graph.layer(&x, layer(&up, Some(&bias)), Then::Residual(&x));
+    assert!(wrong.is_err(), "the residual is narrower");
+    graph.output("out", &raised);
+    graph.finish()
+}
+
+#[test]
+fn layers_of_another_type_bring_their_weights_themselves() {
+    let (_dir, weights) = weights(&[
+        ("up", Dtype::F32, &[6, 4]),
+        ("bias", Dtype::F32, &[6]),
+        ("both", Dtype::BF16, &[12, 4]),
+        ("down", Dtype::F16, &[4, 6]),
+    ]);
+    let operators = |built: &BuiltGraph| -> Vec<&str> {
+        built.steps.iter().map(|step| step.operator).collect()
+    };
+    let names = |built: &BuiltGraph| -> Vec<String> {
+        built.weights.iter().map(|(name, _)| name.clone()).collect()
+    };
+    let plain = feed_forward(crate::Dtype::Fp32, &weights);
+    assert_eq!(names(&plain), ["up", "bias", "both[6..12]", "down"]);
+    assert!(plain.packed.is_empty());
+    for operator in ["Gemm", "Gelu", "Mul", "Add"] {
+        assert!(operators(&plain).contains(&operator), "{operator}");
+    }
+    let packed = feed_forward(crate::Dtype::Int8, &weights);
+    let expected = ["Gather", "GatedLinear", "Linear", "Linear", "Identity"];
+    assert_eq!(operators(&packed)[..5], expected);
+    // The table is looked up as well; the others are no weights of ONNX Runtime any more.
+    assert_eq!(names(&packed), ["up"]);
+    let keys: Vec<&str> = packed.packed.iter().map(|layer| &*layer.weight.0).collect();
+    assert_eq!(keys, ["both[6..12]", "up", "down"], "each once");
+    let biased = packed.packed.iter().map(|layer| layer.bias.is_some());
+    assert_eq!(biased.collect::<Vec<_>>(), [false, true, false]);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{EncoderInfo, GraphSource, LoadOptions};
 use crate::architectures::Adapters;
 use crate::checkpoint::{Checkpoint, Config};
+use crate::dtype::DtypeChoice;
 use crate::error::{Error, Result};
 use crate::given::Probed;
 use crate::heads::late_interaction::LateInteraction;
@@ -80,6 +81,24 @@ pub(super) fn max_tokens(
     }
 }
 
+/// The same of a graph that is given, whose number of positions may be unknown.
+///
+/// # Errors
+/// `Error::Checkpoint` when nothing says how long an input may be.
+pub(super) fn known_max_tokens(
+    checkpoint: &Checkpoint,
+    limit: usize,
+    options: &LoadOptions,
+) -> Result<usize> {
+    match max_tokens(checkpoint, limit, options)? {
+        usize::MAX => Err(Error::checkpoint(
+            checkpoint.dir(),
+            "does not say how long an input may be; set the longest length in tokens yourself",
+        )),
+        known => Ok(known),
+    }
+}
+
 /// The names of so many logits.
 pub(super) fn label_names(checkpoint: &Checkpoint, labels: usize) -> Result<Vec<String>> {
     if labels == 0 {
@@ -111,6 +130,16 @@ pub(super) fn refuse_cutoff_layer(options: &LoadOptions) -> Result<()> {
         Some(layer) => Err(Error::Unsupported(format!(
             "a cut-off layer of `{layer}` needs a checkpoint that a graph is built for; leave the \
              cut-off layer out"
+        ))),
+    }
+}
+
+/// Only layers that this project builds can be computed in another type than their own.
+pub(super) fn refuse_dtype(options: &LoadOptions, why: &str) -> Result<()> {
+    match options.dtype {
+        DtypeChoice::Auto | DtypeChoice::Fp32 => Ok(()),
+        asked @ (DtypeChoice::Bf16 | DtypeChoice::Int8) => Err(Error::Unsupported(format!(
+            "dtype `{asked}` needs a checkpoint that a graph is built for: {why}; take `auto`"
         ))),
     }
 }

@@ -85,6 +85,7 @@ fn info(heads: Heads) -> EncoderInfo {
         weights_bytes: 0,
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
+        fidelity: crate::Fidelity::default(),
         device: "cpu".into(),
         source: GraphSource::Absent,
         matryoshka: crate::Matryoshka::default(),

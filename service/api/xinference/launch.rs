@@ -5,7 +5,7 @@ use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
 };
-use retort_models::catalog::Catalog;
+use retort_models::{DtypeChoice, catalog::Catalog};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -49,6 +49,12 @@ pub struct LaunchBody {
     max_tokens: Option<Value>,
     /// How token vectors become one.
     pooling: Option<String>,
+    /// What it is computed in: `auto`, `fp32`, `bf16` or `int8`; by default what is configured.
+    dtype: Option<String>,
+    /// The same in the words of Xinference and PyTorch: `float32` or `bfloat16`.
+    torch_dtype: Option<Value>,
+    /// The same: `int8`. Any other means nothing here.
+    quantization: Option<Value>,
     /// How long it stays in memory without requests: seconds, or a text such as `5m`; below 0 for
     /// ever.
     #[schema(value_type = Option<String>)]
@@ -68,6 +74,7 @@ impl WireBody for LaunchBody {
         "model_path",
         "model_revision",
         "pooling",
+        "dtype",
         "persist",
     ];
 }
@@ -91,7 +98,6 @@ const UNREMARKABLE: &[&str] = &[
     "model_engine",
     "model_format",
     "model_size_in_billions",
-    "quantization",
     "n_worker",
     "worker_ip",
     "download_hub",
@@ -139,9 +145,17 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         Some(path) => path,
         None => resolved(name, catalog)?,
     };
+    let dtype = match given(body.dtype) {
+        Some(name) => Some(read_dtype(&name)?),
+        None => implied_dtype([&body.torch_dtype, &body.quantization]),
+    };
+    let mut options = body.options;
+    if let Some(other) = body.torch_dtype.filter(|_| dtype.is_none()) {
+        options.insert("torch_dtype".into(), other);
+    }
     let set = |(_, value): &(&String, &Value)| !value.is_null() && **value != Value::Bool(false);
     let remarkable = |(name, _): &(&String, &Value)| !UNREMARKABLE.contains(&name.as_str());
-    let ignored = body.options.iter().filter(set).filter(remarkable);
+    let ignored = options.iter().filter(set).filter(remarkable);
     Ok(LaunchSpec {
         uid,
         task: model_type.and_then(ModelType::task),
@@ -149,6 +163,7 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         max_tokens: read_count("max_tokens", body.max_tokens.as_ref())?,
         pooling: read_pooling(given(body.pooling))?,
         keep_alive: read_keep_alive(body.keep_alive.as_ref())?.unwrap_or(defaults.keep_alive),
+        dtype: dtype.unwrap_or(defaults.dtype),
         persist: body.persist.unwrap_or(defaults.persist),
         revision: given(body.model_revision),
         ignored: ignored.map(|(name, _)| shorten(name, 100)).collect(),
@@ -304,6 +319,30 @@ fn refuse_absent(asked: Asked) -> Result<()> {
     }
 }
 
+fn read_dtype(name: &str) -> Result<DtypeChoice> {
+    let read = name.to_ascii_lowercase().parse();
+    read.map_err(|_| {
+        let known = DtypeChoice::ALL.map(DtypeChoice::name).join(", ");
+        let name = shorten(name, 100);
+        Error::invalid(
+            "dtype",
+            format!("there is no dtype `{name}`; known are {known}"),
+        )
+    })
+}
+
+/// What the options of other servers mean, where they mean something here. `float16`, which GPUs
+/// compute in, and quantizations of files leave the choice as it is.
+fn implied_dtype(options: [&Option<Value>; 2]) -> Option<DtypeChoice> {
+    let [torch_dtype, quantization] = options.map(|option| option.as_ref()?.as_str());
+    match (quantization, torch_dtype) {
+        (Some("int8"), _) => Some(DtypeChoice::Int8),
+        (_, Some("float32" | "torch.float32")) => Some(DtypeChoice::Fp32),
+        (_, Some("bfloat16" | "torch.bfloat16")) => Some(DtypeChoice::Bf16),
+        _ => None,
+    }
+}
+
 fn read_pooling(name: Option<String>) -> Result<Option<retort_models::Pooling>> {
     let Some(name) = name else { return Ok(None) };
     match name.to_ascii_lowercase().parse() {
@@ -359,17 +398,20 @@ mod tests {
         let defaults = LaunchSpec {
             keep_alive: KeepAlive::For(Duration::from_secs(7)),
             persist: true,
+            dtype: DtypeChoice::Fp32,
             ..LaunchSpec::of("")
         };
         let read = |body: Value| {
             let body = serde_json::from_value(body).unwrap();
             let spec = spec(body, &Catalog::compiled().unwrap(), &defaults).unwrap();
-            (spec.keep_alive, spec.persist)
+            (spec.keep_alive, spec.persist, spec.dtype)
         };
         let open = json!({"model_name": "bge-m3"});
-        assert_eq!(read(open), (defaults.keep_alive, true));
-        let said = json!({"model_name": "bge-m3", "keep_alive": -1, "persist": false});
-        assert_eq!(read(said), (KeepAlive::Forever, false));
+        assert_eq!(read(open), (defaults.keep_alive, true, DtypeChoice::Fp32));
+        let said = json!({"model_name": "bge-m3", "keep_alive": -1, "persist": false,
+            "dtype": "auto"});
+        let expected = (KeepAlive::Forever, false, DtypeChoice::Auto);
+        assert_eq!(read(said), expected);
     }
 
     fn refusal(body: &Value) -> String {
@@ -412,6 +454,26 @@ mod tests {
         assert_eq!(spec.keep_alive, KeepAlive::For(Duration::from_secs(300)));
         assert!(spec.persist);
         assert_eq!(spec.ignored, ["batch_size", "torch_dtype"]);
+    }
+
+    #[test]
+    fn a_dtype_is_read_in_the_words_of_three_programs() {
+        let asked = |key: &str, value: &str| {
+            let spec = read(&json!({"model_name": "bge-m3", key: value})).unwrap();
+            (spec.dtype, spec.ignored)
+        };
+        let none = Vec::new;
+        assert_eq!(asked("dtype", "BF16"), (DtypeChoice::Bf16, none()));
+        assert_eq!(asked("torch_dtype", "float32"), (DtypeChoice::Fp32, none()));
+        assert_eq!(asked("quantization", "int8"), (DtypeChoice::Int8, none()));
+        assert_eq!(asked("quantization", "none"), (DtypeChoice::Auto, none()));
+        let half = asked("torch_dtype", "float16");
+        assert_eq!(half, (DtypeChoice::Auto, vec!["torch_dtype".to_owned()]));
+        let message = refusal(&json!({"model_name": "bge-m3", "dtype": "fp8"}));
+        assert!(
+            message.contains("`fp8`") && message.contains("bf16"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use retort_kernels::Isa;
+use retort_kernels::linear::LinearKind;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::Finding;
@@ -37,8 +38,9 @@ pub fn processor() -> String {
 fn cpu(config: &Config, isa: &str) -> Finding {
     let threads = config.cpu.threads;
     let finding = format!(
-        "{}; {isa} kernels, threads for inference: {threads}",
-        processor()
+        "{}; {isa} kernels, fast at {}; threads for inference: {threads}",
+        processor(),
+        fast_at()
     );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if isa == "portable" {
@@ -49,6 +51,17 @@ fn cpu(config: &Config, isa: &str) -> Finding {
         Finding::warning("cpu", finding, remedy)
     } else {
         Finding::good("cpu", finding)
+    }
+}
+
+/// The types that linear layers are computed fast in.
+fn fast_at() -> String {
+    let fast = LinearKind::ALL.into_iter();
+    let fast = fast.filter(|kind| kind.is_fast(Isa::detect()));
+    let names: Vec<&str> = fast.map(LinearKind::name).collect();
+    match names.is_empty() {
+        true => "nothing".to_owned(),
+        false => names.join(", "),
     }
 }
 

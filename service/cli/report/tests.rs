@@ -23,6 +23,7 @@ fn minilm() -> ModelInfo {
             weights_bytes: 90_852_864,
             checkpoint_dtype: "float32".into(),
             dtype: "float32".into(),
+            fidelity: retort_models::Fidelity::default(),
             device: "cpu".into(),
             source: GraphSource::Built,
             matryoshka: retort_models::Matryoshka::default(),

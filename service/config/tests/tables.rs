@@ -39,3 +39,29 @@ fn a_model_may_be_told_its_task_and_its_layer() {
         assert!(message.contains(told), "{message}");
     }
 }
+
+#[test]
+fn a_model_is_computed_in_what_it_says_or_else_in_what_all_are() {
+    let text = "[models]\ndtype = \"bf16\"\n[[model]]\nid = \"a/b\"\n[[model]]\nid = \"a/c\"\n\
+                dtype = \"int8\"\nforce_dtype = true";
+    let loaded = with_file(text, inputs()).unwrap_or_else(|error| panic!("{error}"));
+    let models = loaded.config.models.iter();
+    let chosen: Vec<_> = models
+        .map(|model| (model.dtype, model.force_dtype))
+        .collect();
+    let expected = [(DtypeChoice::Bf16, false), (DtypeChoice::Int8, true)];
+    assert_eq!(chosen, expected);
+    assert_eq!(loaded.config.fleet.dtype, DtypeChoice::Bf16);
+    let loaded = load(&inputs()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(loaded.config.models[0].dtype, DtypeChoice::Auto);
+    for text in [
+        "[models]\ndtype = \"fp16\"",
+        "[[model]]\nid = \"a/b\"\ndtype = \"fp16\"",
+    ] {
+        let error = error_of(with_file(text, inputs()));
+        assert!(
+            error.message.contains("`fp16`") && error.message.contains("`bf16`"),
+            "{error}"
+        );
+    }
+}

@@ -106,6 +106,7 @@ pub fn fake_info(vocab_size: usize) -> EncoderInfo {
         weights_bytes: 0,
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
+        fidelity: retort_models::Fidelity::default(),
         device: "cpu".into(),
         source: GraphSource::Built,
         matryoshka: retort_models::Matryoshka::Listed(vec![1]),
