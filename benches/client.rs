@@ -46,7 +46,8 @@ pub fn rerank(query: &Value, documents: &Value) -> Vec<u8> {
     post("/v1/rerank", &body)
 }
 
-fn post(path: &str, body: &Value) -> Vec<u8> {
+/// The bytes of a request with a body.
+pub fn post(path: &str, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
     let head = format!(
@@ -54,6 +55,11 @@ fn post(path: &str, body: &Value) -> Vec<u8> {
          content-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body.as_bytes()].concat()
+}
+
+/// The bytes of a request to remove something.
+pub fn delete(path: &str) -> Vec<u8> {
+    format!("DELETE {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
 }
 
 /// The bytes of a request that has no body.

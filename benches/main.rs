@@ -13,6 +13,7 @@ mod peers;
 mod rotary;
 mod server;
 mod service;
+mod soak;
 mod startup;
 mod subject;
 mod texts;
@@ -91,6 +92,12 @@ const SECTIONS: &[Section] = &[
         always: false,
         run: memory::run,
     },
+    Section {
+        name: "soak",
+        // It takes half an hour.
+        always: false,
+        run: soak::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -101,9 +108,7 @@ fn main() -> ExitCode {
     if let [memory::CASE, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return finish(memory::case(&arguments[1..]));
     }
-    let (flags, names): (Vec<String>, Vec<String>) = std::env::args()
-        .skip(1)
-        .partition(|argument| argument.starts_with('-'));
+    let (flags, names) = flags_and_names(arguments);
     // `cargo test --all-targets` runs this program too, without the flag that `cargo bench` adds.
     if !flags.iter().any(|flag| flag == "--bench") {
         println!("nothing is measured here; run `cargo bench`");
@@ -118,6 +123,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     finish(measure_all(&names))
+}
+
+/// Flags, without the value of the one that has one, and the names of sections.
+fn flags_and_names(arguments: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let mut is_value = false;
+    let rest = arguments
+        .into_iter()
+        .filter(|argument| !std::mem::replace(&mut is_value, argument == soak::MINUTES));
+    rest.partition(|argument| argument.starts_with('-'))
 }
 
 fn finish(outcome: Outcome) -> ExitCode {

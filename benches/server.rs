@@ -1,6 +1,7 @@
 //! The service as its users run it: the release binary as a process of its own on a free port.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -40,11 +41,11 @@ impl Server {
     /// Starts the service with its defaults and waits until it is ready. Its log goes to a file,
     /// as it would on a real machine.
     pub fn start() -> Outcome<(Self, StartUp)> {
-        Self::start_with(&[])
+        Self::start_with::<&str>(&[])
     }
 
     /// The same with further options.
-    pub fn start_with(options: &[&str]) -> Outcome<(Self, StartUp)> {
+    pub fn start_with<O: AsRef<OsStr>>(options: &[O]) -> Outcome<(Self, StartUp)> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let log = File::create(folder.join("service.log"))?;
         let address = free_address()?;

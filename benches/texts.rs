@@ -65,6 +65,22 @@ impl Texts {
             .collect()
     }
 
+    /// So many words of random letters, few of which any tokenizer has seen before.
+    pub fn invented(&mut self, count: usize) -> String {
+        let mut letter = |_| char::from(b'a' + self.below(26) as u8);
+        let words: Vec<String> = (0..count)
+            .map(|word| (0..3 + word % 7).map(&mut letter).collect())
+            .collect();
+        words.join(" ")
+    }
+
+    /// A number from 1 to `most`, each order of magnitude as likely as another.
+    pub fn spread(&mut self, most: usize) -> usize {
+        const STEPS: usize = 1 << 20;
+        let share = self.below(STEPS) as f64 / STEPS as f64;
+        ((most + 1) as f64).powf(share) as usize
+    }
+
     /// A text that is exactly so many tokens long, special tokens included.
     pub fn exactly(&mut self, tokens: usize, subject: &Subject) -> Outcome<String> {
         let special = subject.model.tokenizer().special_tokens();

@@ -5,6 +5,7 @@
 mod connections;
 mod lanes;
 mod life_cycle;
+mod series;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -133,6 +134,7 @@ struct Metrics {
     connections: connections::Metrics,
     lanes: lanes::Metrics,
     life_cycle: life_cycle::Metrics,
+    seen: series::Seen,
 }
 
 impl Default for Telemetry {
@@ -202,6 +204,7 @@ impl Telemetry {
             connections: connections::Metrics::new(&mut all),
             lanes: lanes::Metrics::new(&mut all),
             life_cycle: life_cycle::Metrics::new(&mut all),
+            seen: series::Seen::default(),
             registry: all.0,
         }))
     }
@@ -281,19 +284,17 @@ impl Telemetry {
     pub fn request_finished(&self, facts: &RequestFacts, outcome: &Outcome<'_>) {
         let RequestFacts { task, dialect, .. } = *facts;
         let code = outcome.status;
-        let model = facts.model.clone();
         let requests = RequestLabels {
             task,
             dialect,
-            model: model.clone(),
+            model: facts.model.clone(),
             code,
         };
+        if self.0.requests.get(&requests).is_none() {
+            self.0.seen.requests(&requests);
+        }
         self.0.requests.get_or_create(&requests).inc();
-        let durations = TaskLabels {
-            task,
-            dialect,
-            model,
-        };
+        let durations = requests.durations();
         let elapsed = outcome.elapsed.as_secs_f64();
         self.0
             .request_duration
@@ -403,6 +404,17 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
+impl RequestLabels {
+    /// What the time is counted under.
+    fn durations(&self) -> TaskLabels {
+        TaskLabels {
+            task: self.task,
+            dialect: self.dialect,
+            model: self.model.clone(),
+        }
+    }
+}
+
 impl ModelLabel {
     fn of(model: &str) -> Self {
         Self {
@@ -436,6 +448,8 @@ fn amounts() -> Histogram {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn busy() -> Telemetry {
@@ -529,6 +543,29 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("# EOF"), "{text}");
+    }
+
+    #[test]
+    fn a_model_that_went_takes_its_series_along() {
+        let telemetry = busy();
+        for model in ["m", "other"] {
+            telemetry.model_loaded(model, Duration::from_secs(1), Some(5));
+            telemetry.model_unloaded(model, "it was terminated");
+            telemetry.load_ended(model, Duration::ZERO, LoadOutcome::Cancelled);
+            telemetry.load_ended(model, Duration::ZERO, LoadOutcome::Failed(&"a reason"));
+        }
+        let unnamed = Outcome {
+            status: 404,
+            elapsed: Duration::ZERO,
+            error: None,
+        };
+        telemetry.request_finished(&RequestFacts::default(), &unnamed);
+        telemetry.models_listed(std::iter::empty());
+        telemetry.keep_models(&HashSet::from(["other"]));
+        let text = telemetry.render(TextFormat::Plain);
+        assert!(!text.contains(r#"model="m""#), "{text}");
+        assert!(text.contains(r#"model="other""#), "{text}");
+        assert!(text.contains(r#"model="",code="404""#), "{text}");
     }
 
     #[test]

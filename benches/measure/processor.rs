@@ -20,7 +20,12 @@ pub fn name() -> Option<String> {
 
 /// A line such as `VmHWM` of a process's status, in bytes.
 pub fn memory(process: u32, field: &str) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    memory_in(process, "status", field)
+}
+
+/// A line of one of a process's files about memory, `status` or `smaps_rollup`, in bytes.
+pub fn memory_in(process: u32, file: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/{file}")).ok()?;
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

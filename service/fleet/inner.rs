@@ -112,6 +112,7 @@ impl Inner {
             self.unloaded(&member, "it was terminated");
             let is_other = |(other, _): &(Arc<Member>, _)| other.id() != member.id();
             self.members().leaving.retain(is_other);
+            self.drop_series();
             // Who asked may have left.
             let _ = gone.send(());
         });
@@ -123,6 +124,7 @@ impl Inner {
     fn called_off(self: Arc<Self>, member: &Arc<Member>, gone: tokio::sync::oneshot::Sender<()>) {
         let tell = move |inner: &Self, member: &Member| {
             inner.release(member);
+            inner.drop_series();
             // Who asked may have left.
             let _ = gone.send(());
         };
@@ -144,6 +146,7 @@ impl Inner {
         drop(self.engine.remove(member.uid()));
         drop(members);
         self.release(member);
+        self.drop_series();
         if member.spec().persist {
             self.save();
         }
@@ -160,6 +163,15 @@ impl Inner {
         retort_models::release_unused_memory();
         self.telemetry.model_unloaded(member.uid(), reason);
         self.release(member);
+    }
+
+    /// Has nothing counted any longer under names that are not there any more.
+    pub(super) fn drop_series(&self) {
+        let members = self.members();
+        let leaving = members.leaving.iter().map(|(member, _)| member);
+        let all = members.present.iter().chain(leaving);
+        self.telemetry
+            .keep_models(&all.map(|member| member.uid()).collect());
     }
 
     pub(super) fn count(&self) {

@@ -110,6 +110,7 @@ pub fn run(inner: &Arc<Inner>, member: &Arc<Member>, attempt: Attempt) {
             inner
                 .telemetry
                 .load_ended(member.uid(), took, LoadOutcome::Cancelled);
+            inner.drop_series();
         }
         Err(error) => {
             inner.release(member);

@@ -33,6 +33,9 @@ pub struct Metrics {
     cached_inputs: Family<ModelLabel, Counter>,
 }
 
+/// The values of the label `lane`.
+const LANES: [&str; 2] = ["interactive", "bulk"];
+
 impl Metrics {
     pub(super) fn new(all: &mut Names) -> Self {
         Self {
@@ -67,6 +70,19 @@ impl Metrics {
                 Family::default(),
             ),
         }
+    }
+
+    /// Drops the series of a model that is gone.
+    pub(super) fn remove(&self, model: &ModelLabel) {
+        for lane in LANES {
+            let labels = LaneLabels::of(&model.model, lane);
+            self.queue_tokens.remove(&labels);
+            self.queue_duration.remove(&labels);
+            self.refused_by_deadline.remove(&labels);
+        }
+        self.late_jobs.remove(model);
+        self.coalesced_inputs.remove(model);
+        self.cached_inputs.remove(model);
     }
 
     /// A batch of a lane began; its first job had waited so many seconds.
@@ -123,5 +139,16 @@ impl Telemetry {
             .cached_inputs
             .get_or_create(&ModelLabel::of(model))
             .inc_by(inputs as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::lane::Lane;
+
+    #[test]
+    fn every_lane_is_counted_under_a_name_that_is_dropped_again() {
+        assert_eq!(Lane::ALL.map(Lane::name), LANES);
     }
 }

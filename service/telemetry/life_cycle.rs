@@ -23,6 +23,11 @@ pub enum LoadOutcome<'a> {
     Cancelled,
 }
 
+const LOADED: &str = "loaded";
+const FAILED: &str = "failed";
+const CANCELLED: &str = "cancelled";
+const OUTCOMES: [&str; 3] = [LOADED, FAILED, CANCELLED];
+
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct LoadLabels {
     model: String,
@@ -67,6 +72,21 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Drops what is counted of a model.
+    pub(super) fn remove(&self, model: &ModelLabel) {
+        for outcome in OUTCOMES {
+            self.loads.remove(&LoadLabels {
+                model: model.model.clone(),
+                outcome,
+            });
+        }
+        self.unloads.remove(model);
+        self.load_duration.remove(model);
+        self.memory.remove(model);
+    }
+}
+
 /// 10 ms to 5 hours, quadrupling.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.01, 4.0, 11))
@@ -83,7 +103,7 @@ impl Telemetry {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             metrics.memory.get_or_create(&label).set(bytes);
         }
-        self.load_counted(model, "loaded");
+        self.load_counted(model, LOADED);
         let seconds = took.as_secs_f32();
         tracing::info!(model, seconds, memory_bytes, "model loaded");
     }
@@ -93,11 +113,11 @@ impl Telemetry {
         let seconds = after.as_secs_f32();
         match outcome {
             LoadOutcome::Failed(error) => {
-                self.load_counted(model, "failed");
+                self.load_counted(model, FAILED);
                 tracing::error!(model, seconds, %error, "model not loaded");
             }
             LoadOutcome::Cancelled => {
-                self.load_counted(model, "cancelled");
+                self.load_counted(model, CANCELLED);
                 tracing::info!(model, seconds, "launch cancelled");
             }
         }
@@ -118,6 +138,7 @@ impl Telemetry {
     }
 
     fn load_counted(&self, model: &str, outcome: &'static str) {
+        self.0.seen.model(model);
         let labels = LoadLabels {
             model: model.to_owned(),
             outcome,

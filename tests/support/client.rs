@@ -59,6 +59,15 @@ impl Client {
         answer(request.call())
     }
 
+    /// DELETEs a path.
+    pub fn delete(&self, path: &str) -> Answer {
+        let mut request = self.agent.delete(self.url(path));
+        if let Some(key) = &self.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        answer(request.call())
+    }
+
     /// POSTs JSON to a path.
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.post_bytes(path, body.to_string().as_bytes())
