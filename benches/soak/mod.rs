@@ -54,7 +54,7 @@ pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
     };
     let state = tempfile::NamedTempFile::new()?.into_temp_path();
     let argument = |name: &str, folder: &Path| format!("{name}={}", folder.display());
-    let (server, _) = Server::start_with(&[
+    let (server, _) = Server::start_with::<std::ffi::OsString>(&[
         "--model".into(),
         argument(traffic::EMBED, &models.embed).into(),
         "--model".into(),
