@@ -172,7 +172,12 @@ async fn a_ready_server_says_so() {
 
 #[tokio::test]
 async fn all_models_are_probed_at_once() {
-    let (server, mut first) = Server::gated(ApiSettings::default(), limits());
+    let two_at_once = EngineLimits {
+        threads: 2,
+        workers: 2,
+        ..limits()
+    };
+    let (server, mut first) = Server::gated(ApiSettings::default(), two_at_once);
     let mut second = server.add_gated("second");
     let asking = tokio::spawn({
         let server = server.clone();
