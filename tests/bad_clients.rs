@@ -70,9 +70,9 @@ fn answer(stream: &mut TcpStream) -> String {
 
 fn metric(client: &Client, name: &str) -> u64 {
     let text = client.get("/metrics").body;
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-        .unwrap_or(0)
+    let lines = text.lines().filter(|line| line.starts_with(name));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
 }
 
 /// Looks again until it is true, which must not take for ever.
@@ -145,7 +145,9 @@ fn whoever_stands_still_is_cut_off() {
 fn a_client_that_leaves_takes_its_work_along() {
     let server = server(&[("threads", "1")]);
     let client = server.client();
-    let texts = vec!["a long text for a small model ".repeat(40); 2048];
+    // Equal texts would be one job.
+    let long = "a long text for a small model ".repeat(40);
+    let texts: Vec<String> = (0..2048).map(|at| format!("{at} {long}")).collect();
     let whole = post(&json!({"input": texts}).to_string());
     eventually("no job of a client that had left was dropped", || {
         let stream = connect(server.address(), &whole);
