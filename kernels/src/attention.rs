@@ -2,6 +2,8 @@
 //! them or those its [`Mask`] shows, and to no other. [`attention_plain`] is the definition,
 //! [`attention`] the fast version.
 
+pub mod cached;
+
 mod bias;
 mod block;
 mod layout;

@@ -1,5 +1,6 @@
 //! What can be wrong with the arguments of a kernel, said for people.
 
+use crate::kv_pool::CacheFault;
 use crate::{LinearActivation, LinearKind, Pooling};
 use std::error::Error;
 use std::fmt;
@@ -86,6 +87,8 @@ pub enum KernelError {
         /// The value found.
         found: f32,
     },
+    /// A sequence that does not fit the pool of keys and values.
+    Cache(CacheFault),
     /// A pooling name that is none of [`Pooling::ALL`](crate::Pooling::ALL).
     UnknownPooling {
         /// The name found.
@@ -211,6 +214,7 @@ impl fmt::Display for KernelError {
             Self::NonFiniteBias { name, found } => {
                 write!(f, "`{name}` holds `{found}`; biases must be finite numbers")
             }
+            Self::Cache(fault) => write!(f, "{fault}"),
             Self::UnknownPooling { name } => {
                 unknown(f, ["pooling", name], &Pooling::ALL.map(Pooling::name))
             }
@@ -238,6 +242,12 @@ impl fmt::Display for KernelError {
 }
 
 impl Error for KernelError {}
+
+impl From<CacheFault> for KernelError {
+    fn from(fault: CacheFault) -> Self {
+        Self::Cache(fault)
+    }
+}
 
 impl From<RowFault> for KernelError {
     fn from(fault: RowFault) -> Self {

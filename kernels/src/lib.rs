@@ -17,12 +17,15 @@ pub mod operator;
 pub mod dispatch;
 
 mod error;
+mod kv_pool;
 mod packed;
 mod parallel;
 
+pub use attention::cached::CachedAttention;
 pub use attention::{Bias, Direction, Mask, PackedAttention, Precision};
 pub use dispatch::{Execution, Isa};
 pub use error::{KernelError, RowFault};
+pub use kv_pool::{CacheFault, KvPool, KvShape};
 pub use linear::{
     Epilogue, GatedLinear, LinearActivation, LinearKind, LinearStore, LinearWeight, PackedLinear,
     WeightValues,

@@ -15,15 +15,21 @@
 //! - `GatedLinear(x) -> [T, out]`: the activation of the layer `gate` times the layer `up`, both
 //!   names in the store; attributes `gate`, `up` and `activation`.
 //!
+//! - `CachedAttention(query, key, value, cu_seqlens, past_lens, block_tables)`: the same shape for
+//!   the new tokens of sequences whose earlier ones are in a [`KvPool`](crate::KvPool); `[B]` and
+//!   `[B, N]` int32. Attributes: `layer`, `num_heads`; `kv_num_heads`, which must be the pool's;
+//!   `scale`, by default `1 / sqrt(d)`. Only in graphs whose session brings a pool.
+//!
 //! Bad attributes stop the session from being built, bad shapes stop the run; both say why.
 
+mod cached_attention;
 mod linear;
 
 use crate::attention::attention;
 use crate::pooling::pool;
 use crate::{
-    Bias, Direction, Execution, Isa, KernelError, LinearStore, Mask, PackedAttention, PackedHidden,
-    Parallel, Pooling, Precision, Sequential, Strided,
+    Bias, Direction, Execution, Isa, KernelError, KvPool, LinearStore, Mask, PackedAttention,
+    PackedHidden, Parallel, Pooling, Precision, Sequential, Strided,
 };
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
@@ -43,6 +49,11 @@ pub fn operator_domain(linears: Arc<LinearStore>) -> ort::Result<OperatorDomain>
         .add(PoolingOperator)?
         .add(linear::LinearOperator(linears.clone()))?
         .add(linear::GatedLinearOperator(linears))
+}
+
+/// Adds `CachedAttention`, which keeps keys and values in `pool`. A pool belongs to one session.
+pub fn with_kv_pool(domain: OperatorDomain, pool: Arc<KvPool>) -> ort::Result<OperatorDomain> {
+    domain.add(cached_attention::CachedAttentionOperator(pool))
 }
 
 /// Describes `PackedAttention`.

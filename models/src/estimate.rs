@@ -3,6 +3,7 @@
 //! `cargo bench -- memory` measures them again.
 
 mod buffers;
+mod decoder;
 mod published;
 mod tables;
 mod vocabulary;
@@ -12,6 +13,8 @@ use std::path::Path;
 use retort_kernels::Pooling;
 use retort_kernels::linear::LinearKind;
 use serde::Serialize;
+
+pub use self::decoder::{DecoderEstimate, DecoderLoad};
 
 use crate::architectures::{self, Sizes};
 use crate::catalog::{Entry, Task};

@@ -2,6 +2,7 @@
 //! are found by name and shape. It runs padded by nature, so sequences of one length go together
 //! and nothing is ever padded.
 
+pub(crate) mod decoder;
 mod encoder;
 mod external;
 mod interface;
@@ -322,7 +323,7 @@ impl GivenModel {
         }))
     }
 
-    fn session(&self, threads: usize) -> Result<LoadedSession> {
+    pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
         let mut builder = builder(&self.runtime, threads)?;
         if let Some(folder) = &self.data_folder {
             builder = with_data_folder(builder, folder)?;
@@ -338,7 +339,7 @@ impl GivenModel {
     }
 
     /// Puts the name of the file before a message about its contents.
-    fn named(&self, error: Error) -> Error {
+    pub(crate) fn named(&self, error: Error) -> Error {
         match error {
             Error::Unsupported(message) | Error::Runtime(message) => {
                 Error::checkpoint(&self.file, message)

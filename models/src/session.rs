@@ -13,14 +13,16 @@ use ort::session::builder::{
     AutoDevicePolicy, GraphOptimizationLevel, PrepackedWeights, SessionBuilder,
 };
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::DynValue;
+use ort::value::{DynValue, Tensor as OwnedTensor, TensorElementType};
+use retort_kernels::KvPool;
 use retort_kernels::linear::LinearStore;
-use retort_kernels::operator::operator_domain;
+use retort_kernels::operator::{operator_domain, with_kv_pool};
 
 use crate::checkpoint::weights::{F32Values, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
 use crate::packing;
+use crate::quantize::quantize;
 use crate::runtime::Runtime;
 
 /// A graph that this crate built, ready to be opened any number of times.
@@ -55,7 +57,19 @@ impl SharedGraph {
     /// Layers that kernels of this project compute are packed for them.
     pub(crate) fn new(runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
         let linears = Arc::new(packing::pack(&graph.packed)?);
-        let initializers = Arc::new(Initializers::new(graph.weights)?);
+        let mut initializers = Initializers::new(graph.weights)?;
+        initializers.add_tables(graph.tables)?;
+        for weight in &graph.quantized {
+            let [rows, blocks] = weight.shape();
+            let (numbers, scales) = quantize(&weight.tensor, weight.bits)?;
+            let numbers = OwnedTensor::from_array(([rows, blocks, weight.block_bytes()], numbers))?;
+            let scales = OwnedTensor::from_array(([rows, blocks], scales))?;
+            let values = &mut initializers.values;
+            values.push((weight.numbers.clone(), Arc::new(numbers.into_dyn())));
+            values.push((weight.scales.clone(), Arc::new(scales.into_dyn())));
+            weight.tensor.release_pages();
+        }
+        let initializers = Arc::new(initializers);
         Ok(Self {
             runtime: runtime.clone(),
             model: graph.model,
@@ -74,17 +88,30 @@ impl SharedGraph {
 
     /// Opens a session that computes on `threads` threads, the caller's included.
     pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
-        self.open(threads, Prepacking::Shared)
+        self.open(threads, Prepacking::Shared, None)
+    }
+
+    /// The same for a graph with `CachedAttention`, whose keys and values are in `pool`.
+    pub(crate) fn session_over(&self, threads: usize, pool: KvPool) -> Result<LoadedSession> {
+        self.open(threads, Prepacking::Shared, Some(Arc::new(pool)))
     }
 
     /// The same for a few runs: it is opened in no time and keeps no copy of the weights, for which
     /// it computes a little slower.
     pub(crate) fn passing_session(&self, threads: usize) -> Result<LoadedSession> {
-        self.open(threads, Prepacking::None)
+        self.open(threads, Prepacking::None, None)
     }
 
-    fn open(&self, threads: usize, prepacking: Prepacking) -> Result<LoadedSession> {
-        let operators = operator_domain(Arc::clone(&self.linears))?;
+    fn open(
+        &self,
+        threads: usize,
+        prepacking: Prepacking,
+        pool: Option<Arc<KvPool>>,
+    ) -> Result<LoadedSession> {
+        let mut operators = operator_domain(Arc::clone(&self.linears))?;
+        if let Some(pool) = pool {
+            operators = with_kv_pool(operators, pool)?;
+        }
         let builder = with_data_folder(builder(&self.runtime, threads)?, &self.data_folder)?
             .with_operators(operators)?;
         let mut builder = match prepacking {
@@ -139,6 +166,10 @@ impl LoadedSession {
     pub(crate) fn inputs(&self) -> &[ort::value::Outlet] {
         self.session.inputs()
     }
+
+    pub(crate) fn outputs(&self) -> &[ort::value::Outlet] {
+        self.session.outputs()
+    }
 }
 
 /// The options that all sessions on CPU have.
@@ -183,11 +214,32 @@ impl Initializers {
             let values = tensor.to_f32()?;
             // SAFETY: the numbers lie in a mapped file or on the heap, so they stay where they
             // are when `values` moves into `tensors`, and `Initializers` keeps them long enough.
-            let value = unsafe { borrowed_value(values.as_slice(), &shape) }?;
+            let value = unsafe {
+                let numbers = values.as_slice();
+                let bytes = (numbers.as_ptr().cast(), size_of_val(numbers));
+                borrowed_value(bytes, &shape, TensorElementType::Float32)
+            }?;
             initializers.values.push((name, Arc::new(value)));
             initializers.tensors.push(values);
         }
         Ok(initializers)
+    }
+
+    /// Adds tables that stay in the file in the type that they have there.
+    fn add_tables(&mut self, tables: Vec<(String, Tensor)>) -> Result<()> {
+        for (name, tensor) in tables {
+            let shape: Vec<i64> = tensor.shape().iter().map(|&length| length as i64).collect();
+            let element_type = match &*tensor.dtype() {
+                "float16" => TensorElementType::Float16,
+                _ => TensorElementType::Bfloat16,
+            };
+            let bytes = (tensor.data().as_ptr(), tensor.data().len());
+            // SAFETY: the bytes lie in a mapped file that the tensor, which is kept, keeps.
+            let value = unsafe { borrowed_value(bytes, &shape, element_type) }?;
+            self.values.push((name, Arc::new(value)));
+            self.tensors.push(F32Values::Mapped(tensor));
+        }
+        Ok(())
     }
 
     /// Once a session is open ONNX Runtime has its own packed copy of the large matrices; the
@@ -212,9 +264,13 @@ impl Drop for Initializers {
 /// owned and for borrowed values, but sessions accept only owned ones.)
 ///
 /// # Safety
-/// `numbers` must stay where they are, unchanged, until the value and every session that was
-/// given it are dropped.
-unsafe fn borrowed_value(numbers: &[f32], shape: &[i64]) -> Result<DynValue> {
+/// The bytes must hold as many numbers as the shape says, and stay where they are, unchanged, until
+/// the value and every session that was given it are dropped.
+unsafe fn borrowed_value(
+    (bytes, length): (*const u8, usize),
+    shape: &[i64],
+    element_type: TensorElementType,
+) -> Result<DynValue> {
     let info = MemoryInfo::default();
     let mut value = std::ptr::null_mut();
     // SAFETY: all pointers are valid for the call; the data holds as many numbers as the length
@@ -223,11 +279,11 @@ unsafe fn borrowed_value(numbers: &[f32], shape: &[i64]) -> Result<DynValue> {
     let status = unsafe {
         (ort::api().CreateTensorWithDataAsOrtValue)(
             info.ptr(),
-            numbers.as_ptr().cast_mut().cast::<c_void>(),
-            size_of_val(numbers),
+            bytes.cast_mut().cast::<c_void>(),
+            length,
             shape.as_ptr(),
             shape.len(),
-            ort::value::TensorElementType::Float32.into(),
+            element_type.into(),
             &mut value,
         )
     };

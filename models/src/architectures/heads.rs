@@ -114,6 +114,13 @@ pub(super) const DECODER_CLASSIFIER: Classifier = Classifier {
     steps: &[Step::Linear("score")],
 };
 
+/// The logits of the next token, as transformers has them for decoders.
+pub(super) const DECODER_LANGUAGE_MODEL: LanguageModel = LanguageModel {
+    steps: &[],
+    decoder: "lm_head.weight",
+    bias: &[],
+};
+
 /// `BertForMaskedLM`.
 pub(super) const BERT_LANGUAGE_MODEL: LanguageModel = LanguageModel {
     steps: &[

@@ -10,11 +10,14 @@ mod heads;
 mod jina_bert;
 mod jina_xlm_roberta;
 mod layout;
+mod llama;
 mod minicpm;
+mod mistral;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
 mod positions;
+mod qwen2;
 mod qwen3;
 mod remote_code;
 mod reranker;
@@ -55,6 +58,22 @@ pub const ARCHITECTURES: &[&Architecture] = &[
     &qwen3::QWEN3,
     &minicpm::MINICPM,
 ];
+
+/// Every known family that continues texts.
+pub const DECODERS: &[&Architecture] = &[
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &QWEN3_DECODER,
+    &mistral::MISTRAL,
+];
+
+/// Qwen3 as it continues texts: its last token makes no score and no embedding.
+const QWEN3_DECODER: Architecture = Architecture {
+    language_model: llama::LLAMA.language_model,
+    classifier: None,
+    reranker: None,
+    ..qwen3::QWEN3
+};
 
 /// What one family of encoders has.
 #[derive(Debug)]
@@ -199,6 +218,17 @@ pub fn resolve(checkpoint: &Checkpoint) -> Result<(&'static Architecture, Sizes)
     Ok((architecture, Sizes::read(architecture, config)?))
 }
 
+/// Finds the declaration of the decoder that a checkpoint means and the sizes it has.
+///
+/// # Errors
+/// As `resolve`.
+pub(crate) fn resolve_decoder(checkpoint: &Checkpoint) -> Result<(&'static Architecture, Sizes)> {
+    let config = &checkpoint.config;
+    let architecture = find_in(DECODERS, config)?;
+    settings::check(architecture, config)?;
+    Ok((architecture, Sizes::read(architecture, config)?))
+}
+
 /// How the family that config.json names numbers positions, for a graph that is given; `None` when
 /// it names no known one.
 pub(crate) fn position_ids(config: &Config) -> Result<Option<PositionIds>> {
@@ -217,6 +247,13 @@ pub(crate) fn adapters(config: &Config) -> Result<Option<Adapters>> {
 /// Finds a declaration by `model_type`, or by class name in configurations that have none, and
 /// sees to it that both agree.
 pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {
+    find_in(ARCHITECTURES, config)
+}
+
+fn find_in(
+    table: &'static [&'static Architecture],
+    config: &Config,
+) -> Result<&'static Architecture> {
     let classes = config.texts("architectures");
     let fits = |architecture: &Architecture, class: &str| {
         architecture
@@ -231,7 +268,7 @@ pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {
     };
     let mut stranger = None;
     let mut fitting = Vec::new();
-    for architecture in ARCHITECTURES.iter().filter(|known| named(known)) {
+    for architecture in table.iter().filter(|known| named(known)) {
         match classes.iter().find(|class| !fits(architecture, class)) {
             None => fitting.push(*architecture),
             Some(class) => stranger = Some(*class),
@@ -245,7 +282,7 @@ pub(crate) fn find(config: &Config) -> Result<&'static Architecture> {
         return Ok(architecture);
     }
     let name = stranger.or(model_type).or(classes.first().copied());
-    Err(unknown(config, name.unwrap_or("(none named)")))
+    Err(unknown(table, config, name.unwrap_or("(none named)")))
 }
 
 impl Architecture {
@@ -255,12 +292,16 @@ impl Architecture {
     }
 }
 
-fn unknown(config: &Config, name: &str) -> Error {
-    let known: Vec<String> = ARCHITECTURES
+fn unknown(table: &'static [&'static Architecture], config: &Config, name: &str) -> Error {
+    let tables_of_vectors: &[_] = match std::ptr::eq(table, DECODERS) {
+        true => &[],
+        false => static_table::FAMILIES,
+    };
+    let known: Vec<String> = table
         .iter()
         .flat_map(|architecture| architecture.model_types)
         .chain(
-            static_table::FAMILIES
+            tables_of_vectors
                 .iter()
                 .flat_map(|family| family.model_types),
         )

@@ -80,7 +80,7 @@ fn check(family: &StaticFamily, config: &Config) -> Result<()> {
     let classes = config.texts("architectures");
     let stranger = |class: &&str| !family.classes.is_empty() && !family.classes.contains(class);
     match classes.into_iter().find(stranger) {
-        Some(class) => Err(unknown(config, class)),
+        Some(class) => Err(unknown(super::ARCHITECTURES, config, class)),
         None => Ok(()),
     }
 }

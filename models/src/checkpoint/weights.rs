@@ -332,6 +332,11 @@ impl Tensor {
         as_stored.then(|| self.bytes.clone())
     }
 
+    /// Where its bytes are in the file.
+    pub(crate) fn stored_range(&self) -> Range<usize> {
+        self.bytes.clone()
+    }
+
     /// Where its bytes are in the file, when `to_f32` would use them there.
     pub(crate) fn mapped_range(&self) -> Option<Range<usize>> {
         // The map begins on a page, so the place in the file tells the alignment.

@@ -248,7 +248,7 @@ pub(super) fn dtype(value: &DynValue) -> Option<&'static str> {
 }
 
 /// Shape and values of an output, in 32-bit floating point.
-fn extract(value: &DynValue) -> Result<(Vec<i64>, Cow<'_, [f32]>)> {
+pub(super) fn extract(value: &DynValue) -> Result<(Vec<i64>, Cow<'_, [f32]>)> {
     if dtype(value) == Some("float16") {
         let (shape, narrow) = value.try_extract_tensor::<half::f16>()?;
         let wide = narrow.iter().map(|value| value.to_f32()).collect();

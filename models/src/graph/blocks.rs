@@ -2,7 +2,9 @@
 //! something new adds a variant to a declaration's enum and an arm here.
 
 use super::adapters::AdapterMask;
+use super::decoder::{CacheInputs, CachedShape};
 use super::heads::Offsets;
+use super::layouts::{find_layout, layer_name};
 use super::linear::{Layer, Then};
 use super::ops::{Activation, AttentionShape};
 use super::rotary::Angles;
@@ -70,6 +72,8 @@ pub(super) struct Blocks<'a> {
     distances: Distances,
     // Which adapter each token has; `None` without any.
     pub(super) adapters: Option<AdapterMask>,
+    // Where earlier tokens are; `None` when all tokens of a sequence are there.
+    pub(super) cache: Option<CacheInputs>,
 }
 
 /// What a run is given, apart from the tokens.
@@ -149,6 +153,7 @@ impl<'a> Blocks<'a> {
             angles: Vec::new(),
             distances: Distances::default(),
             adapters: None,
+            cache: None,
         }
     }
 
@@ -236,25 +241,41 @@ impl<'a> Blocks<'a> {
                 key = self.norm(&layer, key_norm, &key)?;
             }
         }
-        let kind = &sizes.attention[index];
-        if let Some(rotary) = &kind.rotary {
+        if let Some(rotary) = &sizes.attention[index].rotary {
             let angles = self.angles(rotary)?;
             query = self.graph.turn(&query, &angles, sizes.heads)?;
             key = self.graph.turn(&key, &angles, sizes.kv_heads)?;
         }
+        let qkv = [&query, &key, &value];
+        let mixed = self.mixed(index, qkv)?;
+        self.summed(&layer, layout.attention_output, &mixed, residual)
+    }
+
+    /// What each token gets of the others. `[tokens, heads * head]` and two of
+    /// `[tokens, kv_heads * head]` → `[tokens, heads * head]`
+    fn mixed(&mut self, index: usize, qkv: [&Value; 3]) -> Result<Value> {
+        let sizes = self.sizes;
+        let scale = 1.0 / (sizes.head_dim as f32).sqrt();
+        let cu_seqlens = &self.inputs.cu_seqlens;
+        if let Some(cache) = &self.cache {
+            let shape = CachedShape {
+                heads: sizes.heads,
+                kv_heads: sizes.kv_heads,
+                scale,
+                layer: index,
+            };
+            return self.graph.cached_attention(qkv, (cu_seqlens, cache), shape);
+        }
         let shape = AttentionShape {
             heads: sizes.heads,
             kv_heads: sizes.kv_heads,
-            scale: 1.0 / (sizes.head_dim as f32).sqrt(),
+            scale,
             causal: self.architecture.attention.mask == Mask::Causal,
-            window: kind.window,
+            window: sizes.attention[index].window,
             alibi_slopes: &self.distances.slopes,
             distance_bias: self.distances.bias.as_ref(),
         };
-        let cu_seqlens = &self.inputs.cu_seqlens;
-        let qkv = [&query, &key, &value];
-        let mixed = self.graph.packed_attention(qkv, cu_seqlens, shape)?;
-        self.summed(&layer, layout.attention_output, &mixed, residual)
+        self.graph.packed_attention(qkv, cu_seqlens, shape)
     }
 
     /// `[tokens, hidden]` → `[tokens, heads * head]` and two of `[tokens, kv_heads * head]`
@@ -459,36 +480,4 @@ impl<'a> Blocks<'a> {
         let normed = self.norm(layer, name, &rows)?;
         Ok(self.graph.rows_of(&normed, TOKENS, width))
     }
-}
-
-fn layer_name(layout: &Layout, index: usize) -> String {
-    layout.layer.replacen("{}", &index.to_string(), 1)
-}
-
-/// The layout whose first layer is found, and the prefix it is found under. Where none is, the
-/// first layout under a prefix that has word embeddings, so that an error names a plain tensor.
-fn find_layout<'a>(
-    architecture: &'a Architecture,
-    weights: &Weights,
-) -> (&'a Layout, &'static str) {
-    let all = architecture.layouts.iter();
-    let places = all.flat_map(|layout| layout.prefixes.iter().map(move |prefix| (layout, *prefix)));
-    let found = places.clone().find(|(layout, prefix)| {
-        let (Qkv::Fused(qkv) | Qkv::Separate([qkv, ..])) = layout.qkv;
-        let layer = layer_name(layout, 0);
-        let has = |linear: Linear| {
-            let name = format!("{prefix}{layer}{}{}", linear.name, layout.weight);
-            weights.get(&name).is_some()
-        };
-        has(qkv) && has(layout.attention_output) && has(layout.feed_forward.down())
-    });
-    let named = |(layout, prefix): &(&Layout, &str)| {
-        let name = format!("{prefix}{}", layout.word_embeddings);
-        weights.get(&name).is_some()
-    };
-    let found = found.or_else(|| places.clone().find(named));
-    found.unwrap_or((
-        &architecture.layouts[0],
-        architecture.layouts[0].prefixes[0],
-    ))
 }

@@ -4,9 +4,56 @@
 use std::ops::Range;
 
 use super::blocks::{Blocks, Part, TOKENS};
-use super::{ElementType, Value};
+use super::proto::location;
+use super::{Attribute, DATA_LOCATION_EXTERNAL, ElementType, Graph, Value, onnx};
 use crate::architectures::Positions;
+use crate::checkpoint::weights::Tensor;
 use crate::error::Result;
+
+impl Graph<'_> {
+    /// Rows of a weight, widened after they are looked up: the table stays in its file as it is.
+    /// `[rows, width]`, `[tokens]` → `[tokens, width]`
+    fn gather_stored(&mut self, table: &Value, ids: &Value) -> Result<Value> {
+        let tensor = self.tensors.iter().find(|(name, _)| *name == table.name);
+        let tensor = tensor.map(|(_, tensor)| tensor.clone());
+        let Some((element_type, tensor)) = tensor.and_then(|it| Some((it.narrow()?, it))) else {
+            return self.gather(table, ids);
+        };
+        let stored = Value {
+            name: format!("{}.stored", table.name),
+            element_type,
+            shape: table.shape.clone(),
+        };
+        self.proto.initializer.push(onnx::TensorProto {
+            dims: tensor.shape().iter().map(|&length| length as i64).collect(),
+            data_type: element_type as i32,
+            name: stored.name.clone(),
+            external_data: location(&tensor, self.weights, {
+                (Some(tensor.stored_range()), tensor.byte_len())
+            }),
+            data_location: DATA_LOCATION_EXTERNAL,
+            ..Default::default()
+        });
+        self.tables.push((stored.name.clone(), tensor));
+        let rows = self.gather(&stored, ids)?;
+        let attributes = [("to", Attribute::Int(ElementType::F32 as i64))];
+        let shape = rows.shape.clone();
+        Ok(self.onnx("Cast", &[&rows], &attributes, &shape))
+    }
+}
+
+impl Tensor {
+    /// Its type where that is a narrow one that is looked up as it lies in the file.
+    fn narrow(&self) -> Option<ElementType> {
+        let element_type = match &*self.dtype() {
+            "float16" => ElementType::F16,
+            "bfloat16" => ElementType::Bf16,
+            _ => return None,
+        };
+        let is_aligned = self.stored_range().start.is_multiple_of(2);
+        is_aligned.then_some(element_type)
+    }
+}
 
 impl Blocks<'_> {
     /// `[tokens, hidden]`
@@ -15,7 +62,11 @@ impl Blocks<'_> {
         let ids = self.inputs.input_ids.clone();
         let words = self.word_embeddings()?;
         let name = format!("{}{}", self.prefix, layout.word_embeddings);
-        let mut sum = self.rows_of_table(&name, &words, &ids)?;
+        let mut sum = match self.cache {
+            // A decoder's table is most of what it keeps, and only rows of it are wanted.
+            Some(_) => self.graph.gather_stored(&words, &ids)?,
+            None => self.rows_of_table(&name, &words, &ids)?,
+        };
         if let Some(scale) = sizes.embedding_scale {
             sum = self.graph.scale(&sum, scale);
         }

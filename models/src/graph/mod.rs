@@ -4,13 +4,17 @@
 mod adapters;
 pub mod blocks;
 mod constant;
+pub(crate) mod decoder;
 mod embeddings;
 pub(crate) mod heads;
 mod judgement;
+mod layouts;
 pub mod linear;
 pub mod onnx;
 pub mod ops;
+mod proto;
 mod rotary;
+pub(crate) mod weight_only;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,7 +27,8 @@ use crate::checkpoint::weights::Tensor;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use linear::PackedLayer;
-use onnx::dimension_proto::Length;
+use proto::{attribute, location, value_info};
+use weight_only::{Bits, QuantizedWeight};
 
 /// Domain of this project's operators.
 pub const RETORT: &str = "retort";
@@ -41,10 +46,28 @@ const DATA_LOCATION_EXTERNAL: i32 = 1;
 pub enum ElementType {
     /// 32-bit floating point.
     F32 = 1,
+    /// Bytes.
+    U8 = 2,
     /// 32-bit signed integers.
     I32 = 6,
     /// 64-bit signed integers.
     I64 = 7,
+    /// 16-bit floating point.
+    F16 = 10,
+    /// The upper half of 32-bit floating point.
+    Bf16 = 16,
+}
+
+impl ElementType {
+    /// Bytes of one element.
+    fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 => 4,
+            Self::I64 => 8,
+        }
+    }
 }
 
 /// The length of one axis.
@@ -130,6 +153,11 @@ pub struct Graph<'w> {
     packed: Vec<PackedLayer>,
     // The tensors of all initializers that are not written into the model.
     tensors: Vec<(String, Tensor)>,
+    // In how many bits matrices are kept from here on, and those that are.
+    bits: Option<Bits>,
+    quantized: Vec<QuantizedWeight>,
+    // Tables that are looked up in the type that they are stored in.
+    tables: Vec<(String, Tensor)>,
     proto: onnx::GraphProto,
     nodes: usize,
     steps: Vec<Step>,
@@ -157,6 +185,10 @@ pub struct BuiltGraph {
     pub weights: Vec<(String, Tensor)>,
     /// The layers that kernels of this project compute.
     pub(crate) packed: Vec<PackedLayer>,
+    /// The matrices that it asks for in few bits.
+    pub(crate) quantized: Vec<QuantizedWeight>,
+    /// The tables that it asks for in the type that they are stored in.
+    pub(crate) tables: Vec<(String, Tensor)>,
     /// The directory of the weight files, symbolic links resolved.
     pub data_folder: PathBuf,
     /// Every node, in an order in which they can run.
@@ -186,6 +218,9 @@ impl<'w> Graph<'w> {
             dtype: Dtype::Fp32,
             packed: Vec::new(),
             tensors: Vec::new(),
+            bits: None,
+            quantized: Vec::new(),
+            tables: Vec::new(),
             proto,
             nodes: 0,
             steps: Vec::new(),
@@ -342,7 +377,10 @@ impl<'w> Graph<'w> {
                 dims: tensor.shape().iter().map(|&length| length as i64).collect(),
                 data_type: ElementType::F32 as i32,
                 name: name.clone(),
-                external_data: location(&tensor, self.weights),
+                external_data: location(&tensor, self.weights, {
+                    let length = tensor.elements() * size_of::<f32>();
+                    (tensor.f32_range(), length)
+                }),
                 data_location: DATA_LOCATION_EXTERNAL,
                 ..Default::default()
             });
@@ -380,6 +418,9 @@ impl<'w> Graph<'w> {
     /// Ends the construction.
     pub fn finish(mut self) -> BuiltGraph {
         self.drop_packed_weights();
+        if !self.quantized.is_empty() || !self.tables.is_empty() {
+            self.drop_unused();
+        }
         let weights = self.tensors;
         let main = self.weights.main_file();
         let folder = main.and_then(|(file, _)| file.parent());
@@ -398,71 +439,11 @@ impl<'w> Graph<'w> {
             model: model.encode_to_vec(),
             weights,
             packed: self.packed,
+            quantized: self.quantized,
+            tables: self.tables,
             data_folder,
             steps: self.steps,
         }
-    }
-}
-
-/// Where the values of a weight are. A session hands them over itself, so ONNX Runtime only sees
-/// to it that the file exists. Should it ever read there, it finds the right numbers, or, where
-/// they had to be converted or are in another directory than the others, the end of the file,
-/// which is an error and not a wrong number.
-fn location(tensor: &Tensor, weights: &Weights) -> Vec<onnx::StringStringEntryProto> {
-    let own = (tensor.file(), tensor.file_len());
-    let main = weights.main_file().unwrap_or(own);
-    let beside = own.0.parent() == main.0.parent();
-    let (file, file_len) = if beside { own } else { main };
-    let range = tensor.f32_range().filter(|_| beside);
-    let offset = range.map_or(file_len, |range| range.start);
-    let file = file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let length = tensor.elements() * size_of::<f32>();
-    let entry = |key: &str, value: String| onnx::StringStringEntryProto {
-        key: key.to_owned(),
-        value,
-    };
-    vec![
-        entry("location", file),
-        entry("offset", offset.to_string()),
-        entry("length", length.to_string()),
-    ]
-}
-
-fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributeProto {
-    let mut proto = onnx::AttributeProto {
-        name: (*name).to_owned(),
-        ..Default::default()
-    };
-    match *value {
-        Attribute::Float(number) => (proto.r#type, proto.f) = (1, number),
-        Attribute::Int(number) => (proto.r#type, proto.i) = (2, number),
-        Attribute::Floats(numbers) => (proto.r#type, proto.floats) = (6, numbers.to_vec()),
-        Attribute::Text(text) => (proto.r#type, proto.s) = (3, text.as_bytes().to_vec()),
-    }
-    proto
-}
-
-fn value_info(value: &Value) -> onnx::ValueInfoProto {
-    let length = |dim: &Dim| onnx::DimensionProto {
-        length: Some(match *dim {
-            Dim::Fixed(length) => Length::DimValue(length as i64),
-            Dim::Named(name) => Length::DimParam(name.to_owned()),
-        }),
-    };
-    onnx::ValueInfoProto {
-        name: value.name.clone(),
-        r#type: Some(onnx::TypeProto {
-            tensor_type: Some(onnx::TensorTypeProto {
-                elem_type: value.element_type as i32,
-                shape: Some(onnx::TensorShapeProto {
-                    dim: value.shape.iter().map(length).collect(),
-                }),
-            }),
-        }),
     }
 }
 

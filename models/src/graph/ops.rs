@@ -89,6 +89,9 @@ impl Graph<'_> {
         if inner != weight_inner || bias.is_some_and(|bias| bias.shape() != [*out]) {
             return Err(mismatch("Gemm", &inputs));
         }
+        if let Some(bits) = self.bits {
+            return self.quantized_linear(x, weight, (bias, bits));
+        }
         let attributes = [("transB", Attribute::Int(1))];
         Ok(self.onnx("Gemm", &inputs, &attributes, &[*tokens, *out]))
     }

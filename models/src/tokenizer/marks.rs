@@ -57,7 +57,7 @@ impl Tokenizer {
     }
 
     /// The id of a token of the vocabulary.
-    pub(crate) fn token_id(&self, token: &str) -> Option<u32> {
+    pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
