@@ -1,10 +1,6 @@
-//! The rate at which this machine multiplies fp32 matrices in ONNX Runtime: the ceiling of a model
-//! that is computed in fp32. One session with one `Gemm` and one thread on each core.
+//! Products of fp32 matrices in ONNX Runtime, which our own linear layers are compared with.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::fmt;
 
 use ort::{
     editor::{Graph, Model, Node, ONNX_DOMAIN, Opset},
@@ -15,7 +11,7 @@ use ort::{
 };
 use retort_models::Runtime;
 
-use crate::measure::{Outcome, processor};
+use crate::measure::Outcome;
 
 /// A product of `[rows, inner]` and `[outer, inner]` transposed, as a linear layer computes it.
 #[derive(Debug, Clone, Copy)]
@@ -41,60 +37,6 @@ impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, inner, outer } = self;
         write!(f, "[{rows}, {inner}] × [{inner}, {outer}]")
-    }
-}
-
-/// Sessions that do nothing but one product, one a core.
-pub struct Matmul {
-    product: Product,
-    sessions: Vec<Session>,
-    left: Vec<f32>,
-}
-
-impl Matmul {
-    /// Builds the sessions.
-    pub fn new(runtime: &Runtime, product: Product) -> Outcome<Self> {
-        let sessions: Outcome<_> = (0..processor::cores())
-            .map(|_| session(runtime, product, 1))
-            .collect();
-        let left = numbers(product.rows * product.inner).collect();
-        Ok(Self {
-            product,
-            sessions: sessions?,
-            left,
-        })
-    }
-
-    /// Runs on all cores at once for about `time`, and returns operations per second.
-    pub fn run(&mut self, time: Duration) -> Outcome<f64> {
-        let shape = [self.product.rows, self.product.inner];
-        let left = &self.left[..];
-        let work = |session: &mut Session| -> Result<f64, String> {
-            let started = Instant::now();
-            let mut products = 0.0;
-            while started.elapsed() < time {
-                let left = TensorRef::from_array_view((shape, left));
-                let left = left.map_err(|error| error.to_string())?;
-                session
-                    .run(ort::inputs!["x" => left])
-                    .map_err(|error| error.to_string())?;
-                products += 1.0;
-            }
-            Ok(products / started.elapsed().as_secs_f64())
-        };
-        let rates: Result<Vec<f64>, String> = std::thread::scope(|scope| {
-            let sessions = self.sessions.iter_mut();
-            let threads: Vec<_> = sessions
-                .map(|session| scope.spawn(move || work(session)))
-                .collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<f64, String>>| {
-                thread
-                    .join()
-                    .map_err(|_| "a matmul thread panicked".to_owned())?
-            };
-            threads.into_iter().map(join).collect()
-        });
-        Ok(rates?.iter().sum::<f64>() * self.product.operations())
     }
 }
 

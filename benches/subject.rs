@@ -3,14 +3,14 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
 
 use retort::provision::{self, ModelRequest, Progress, ProvisionConfig, Weights};
 use retort_models::{
-    Batch, Encode, EncoderModel, LoadOptions, Runtime, Truncation, TruncationSide,
+    Batch, DtypeChoice, Encode, EncoderModel, LoadOptions, Runtime, Truncation, TruncationSide,
 };
 
 use crate::measure::{Outcome, processor};
@@ -22,7 +22,7 @@ pub const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 pub struct Subject {
     /// The library that runs it.
     pub runtime: Runtime,
-    /// The loaded checkpoint.
+    /// The loaded checkpoint, in the type that the service takes by itself.
     pub model: EncoderModel,
     /// The checkpoint's folder.
     pub dir: PathBuf,
@@ -67,8 +67,7 @@ impl Subject {
         };
         let dir = provision::model(&config, &request, &progress)?.dir;
         let runtime = Runtime::load(&library.path)?;
-        let options = LoadOptions::new(runtime.clone());
-        let model = EncoderModel::load(&dir, &options)?;
+        let model = load(&runtime, &dir, DtypeChoice::Auto)?;
         let config: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.join("config.json"))?)?;
         let size = |key: &str| {
@@ -88,6 +87,11 @@ impl Subject {
             dir,
             sizes,
         })
+    }
+
+    /// The same checkpoint in another type.
+    pub fn computed_in(&self, dtype: DtypeChoice) -> Outcome<EncoderModel> {
+        load(&self.runtime, &self.dir, dtype)
     }
 
     /// The longest texts that the model takes, cut at the end.
@@ -125,6 +129,14 @@ impl Subject {
     }
 }
 
+fn load(runtime: &Runtime, dir: &Path, dtype: DtypeChoice) -> Outcome<EncoderModel> {
+    let options = LoadOptions {
+        dtype,
+        ..LoadOptions::new(runtime.clone())
+    };
+    Ok(EncoderModel::load(dir, &options)?)
+}
+
 /// Sessions with nothing around them, one core each, as the service's workers have them.
 pub struct Bare {
     encoders: Vec<Box<dyn Encode>>,
@@ -133,9 +145,12 @@ pub struct Bare {
 impl Bare {
     /// One session a core.
     pub fn new(subject: &Subject) -> Outcome<Self> {
-        let encoders: Result<_, _> = (0..processor::cores())
-            .map(|_| subject.model.encoder(1))
-            .collect();
+        Self::of(&subject.model)
+    }
+
+    /// One session a core of a model.
+    pub fn of(model: &EncoderModel) -> Outcome<Self> {
+        let encoders: Result<_, _> = (0..processor::cores()).map(|_| model.encoder(1)).collect();
         Ok(Self {
             encoders: encoders?,
         })

@@ -1,14 +1,18 @@
-//! Tokens per second of the service against the bare session, and of that against the rate at which
-//! the machine multiplies matrices.
+//! Tokens per second of the service against the bare session, and of that against what the processor
+//! can multiply.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread::{self, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
 
-use retort_models::Batch;
+use retort_kernels::{Isa, LinearKind, linear::peak};
+use retort_models::{Batch, DtypeChoice};
 
 use super::check_answer;
 use crate::{
     client::{self, Format, Load},
-    matmul::{Matmul, Product},
     measure::{
         Outcome, Ratio, Side, Table, Targets, interleave, median,
         processor::{self, Watch},
@@ -21,13 +25,16 @@ use crate::{
 const ROUNDS: usize = 7;
 const BATCH_TOKENS: usize = 256;
 const SEED: u64 = 21;
-const MATMUL_SLICE: Duration = Duration::from_millis(250);
-
-/// A product that no cache of one core holds, for comparison.
-const LARGE: (usize, usize) = (1024, 4096);
+const CEILING_SLICE: Duration = Duration::from_millis(250);
 
 const SERVICE_AIM: f64 = 0.95;
-const MATMUL_AIM: f64 = 0.80;
+
+/// Every type, its arithmetic, and the share of the ceiling that is wanted.
+const CEILINGS: &[(DtypeChoice, LinearKind, f64)] = &[
+    (DtypeChoice::Fp32, LinearKind::Fp32, 0.85),
+    (DtypeChoice::Bf16, LinearKind::Bf16, 0.75),
+    (DtypeChoice::Int8, LinearKind::Int8, 0.60),
+];
 
 /// How texts come to the service.
 struct Case {
@@ -97,7 +104,7 @@ pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
         (least >= SERVICE_AIM).into(),
     );
     drop(server);
-    ceiling(subject, &mut bare, targets)
+    ceilings(subject, targets)
 }
 
 /// A case with everything made beforehand that is not measured.
@@ -133,67 +140,67 @@ impl Prepared {
     }
 }
 
-/// The bare session's operations per second against the best matrix product of any shape.
-fn ceiling(subject: &Subject, bare: &mut Bare, targets: &mut Targets) -> Outcome {
-    let sizes = subject.sizes;
-    let (hidden, intermediate) = (sizes.hidden, sizes.intermediate);
-    let products = [
-        (hidden, hidden),
-        (hidden, intermediate),
-        (intermediate, hidden),
-        LARGE,
-    ]
-    .map(|(inner, outer)| Product::new(BATCH_TOKENS, inner, outer));
-    let multiplier = |at: usize| Matmul::new(&subject.runtime, products[at]);
-    let (mut square, mut up) = (multiplier(0)?, multiplier(1)?);
-    let (mut down, mut large) = (multiplier(2)?, multiplier(3)?);
+/// The bare session's operations per second in every type against what the processor multiplies of
+/// it on registers alone.
+fn ceilings(subject: &Subject, targets: &mut Targets) -> Outcome {
     let mut source = Texts::new(SEED);
     let texts: Outcome<Vec<String>> = (0..24)
         .map(|_| source.exactly(BATCH_TOKENS, subject))
         .collect();
     let texts = texts?;
     let batches = subject.batches(&texts, BATCH_TOKENS)?;
-    let operations = sizes.operations(BATCH_TOKENS) * texts.len() as f64;
-    let [model, square, up, down, large] = interleave(
-        ROUNDS,
-        [
-            Box::new(|| Ok(operations / bare.run(&batches)?)),
-            Box::new(|| square.run(MATMUL_SLICE)),
-            Box::new(|| up.run(MATMUL_SLICE)),
-            Box::new(|| down.run(MATMUL_SLICE)),
-            Box::new(|| large.run(MATMUL_SLICE)),
-        ],
-    )?;
-    let rates = [&square, &up, &down, &large];
-    let best = rates
-        .into_iter()
-        .max_by(|a, b| median(a).total_cmp(&median(b)));
-    let ratio = Ratio::of(&model, best.unwrap_or(&large));
-
+    let operations = subject.sizes.operations(BATCH_TOKENS) * texts.len() as f64;
     let mut table = Table::new(
         format!(
-            "### The bare session against matrix products in fp32, {} cores",
+            "### The bare session against products on registers, {BATCH_TOKENS} tokens a batch, \
+             {} cores",
             processor::cores()
         ),
-        &["what", "GFLOP/s", "model / this"],
+        &["type", "GFLOP/s", "ceiling", "share"],
     );
-    let gigaflops = |series: &[f64]| format!("{:.1}", median(series) / 1e9);
-    let mut row = |name: String, series: &[f64]| {
-        table.row(
-            name,
-            [gigaflops(series), Ratio::of(&model, series).to_string()],
+    for &(dtype, kind, aim) in CEILINGS {
+        let model = subject.computed_in(dtype)?;
+        let mut bare = Bare::of(&model)?;
+        let [ours, ceiling] = interleave(
+            ROUNDS,
+            [
+                Box::new(|| Ok(operations / bare.run(&batches)?)),
+                Box::new(|| Ok(registers(kind))),
+            ],
+        )?;
+        let share = Ratio::of(&ours, &ceiling);
+        let gigaflops = |series: &[f64]| format!("{:.1}", median(series) / 1e9);
+        let cells = [gigaflops(&ours), gigaflops(&ceiling), share.to_string()];
+        table.row(kind.to_string(), cells);
+        targets.note(
+            &format!("bare session / ceiling, {kind}"),
+            format!("{:.1} %", 100.0 * share.median),
+            &format!("≥ {:.0} %", 100.0 * aim),
+            (share.median >= aim).into(),
         );
-    };
-    row(format!("the model, {BATCH_TOKENS} tokens a batch"), &model);
-    for (product, series) in products.iter().zip(rates) {
-        row(format!("`Gemm` {product}"), series);
     }
     table.print();
-    targets.note(
-        "bare session / best matrix product, fp32",
-        format!("{:.1} %", 100.0 * ratio.median),
-        "≥ 80 %",
-        (ratio.median >= MATMUL_AIM).into(),
-    );
     Ok(())
+}
+
+/// Operations per second of all cores together that load and store nothing.
+fn registers(kind: LinearKind) -> f64 {
+    const PIECE: usize = 25_000;
+    let isa = Isa::detect();
+    let started = Instant::now();
+    let operations: f64 = thread::scope(|scope| {
+        let work = || {
+            let mut operations = 0.0;
+            while started.elapsed() < CEILING_SLICE {
+                operations += peak(kind, isa, PIECE);
+            }
+            operations
+        };
+        let threads: Vec<_> = (0..processor::cores()).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(ScopedJoinHandle::join);
+        joined
+            .map(|operations| operations.unwrap_or(f64::NAN))
+            .sum()
+    });
+    operations / started.elapsed().as_secs_f64()
 }
