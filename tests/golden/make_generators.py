@@ -1,4 +1,4 @@
-"""Makes the tiny decoders of `tests/golden/checkpoints` that continue texts: Llama, Qwen2, Qwen3
+"""Makes the tiny decoders of `tests/golden/generators` that continue texts: Llama, Qwen2, Qwen3
 and Mistral.
 
     .venv/bin/python tests/golden/make_generators.py [--only NAME]
@@ -124,4 +124,5 @@ def mistral(folder):
 
 if __name__ == "__main__":
     run({"llama-tiny-generate": llama, "qwen2-tiny-generate": qwen2,
-         "qwen3-tiny-generate": qwen3, "mistral-tiny-generate": mistral}, __doc__)
+         "qwen3-tiny-generate": qwen3, "mistral-tiny-generate": mistral},
+        __doc__, into="generators")

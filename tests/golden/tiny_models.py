@@ -215,9 +215,9 @@ def check_sentence_transformers(folder, golden, limit=2e-5, **options):
     return model
 
 
-def run(makers, description):
+def run(makers, description, into="checkpoints"):
     """The command line of a maker: `makers` is {name: function of a folder}."""
-    here = Path(__file__).parent / "checkpoints"
+    here = Path(__file__).parent / into
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=style)
     parser.add_argument("--out", type=Path, default=here, help="folder to write into")

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn golden(name: &str) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/generators");
         root.join(name)
     }
 

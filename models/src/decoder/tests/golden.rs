@@ -17,7 +17,7 @@ const NAMES: [&str; 4] = [
 ];
 
 pub(super) fn folder(name: &str) -> PathBuf {
-    let checkpoints = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+    let checkpoints = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/generators");
     checkpoints.join(name)
 }
 
