@@ -22,7 +22,7 @@ const REQUESTS: usize = 96;
 /// Requests of a run that measures the capacity, as multiples of [`REQUESTS`].
 const CAPACITY_RUNS: usize = 4;
 /// Connections that keep the service busy, without filling its queue.
-const CONNECTIONS: usize = 12;
+const CONNECTIONS: usize = 6;
 const FACTOR: f64 = 5.0;
 const SECONDS: f64 = 8.0;
 /// The queue fills first, and is still full when the last request is sent.
