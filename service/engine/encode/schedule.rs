@@ -91,8 +91,8 @@ pub struct Arrivals {
 pub struct Pushed {
     /// Inputs that somebody waits for already.
     pub coalesced: usize,
-    /// Tokens that wait for this model in this lane.
-    pub waiting_tokens: usize,
+    /// Tokens that wait for this model in each lane.
+    pub waiting_tokens: PerLane<usize>,
 }
 
 /// A batch for a worker.
@@ -103,8 +103,8 @@ pub struct Taken {
     pub lane: Lane,
     /// Who was dropped on the way.
     pub dropped: Dropped,
-    /// Tokens of this model that still wait in this lane.
-    pub waiting_tokens: usize,
+    /// Tokens of this model that still wait, in each lane: who was dropped may have waited in any.
+    pub waiting_tokens: PerLane<usize>,
 }
 
 impl Schedule {
@@ -194,7 +194,7 @@ impl Schedule {
         let coalesced = model.queue.push(jobs, lane);
         Ok(Pushed {
             coalesced,
-            waiting_tokens: model.queue.tokens(lane),
+            waiting_tokens: PerLane::of(|lane| model.queue.tokens(lane)),
         })
     }
 
@@ -303,7 +303,7 @@ impl Schedule {
         let taken = Taken {
             lane,
             dropped: model.queue.dropped(),
-            waiting_tokens: model.queue.tokens(lane),
+            waiting_tokens: PerLane::of(|lane| model.queue.tokens(lane)),
             jobs,
         };
         let run = Run {

@@ -77,8 +77,10 @@ impl Pipeline {
             self.telemetry
                 .inputs_coalesced(&self.name, pushed.coalesced);
         }
-        self.telemetry
-            .queue_changed(&self.name, lane.name(), pushed.waiting_tokens);
+        for lane in Lane::ALL {
+            self.telemetry
+                .queue_changed(&self.name, lane.name(), pushed.waiting_tokens[lane]);
+        }
         Ok(replies)
     }
 

@@ -17,7 +17,10 @@ use super::{
     priority,
     schedule::{ModelId, Taken},
 };
-use crate::telemetry::{BatchStats, Telemetry};
+use crate::{
+    engine::lane::Lane,
+    telemetry::{BatchStats, Telemetry},
+};
 
 /// Everything a worker thread holds.
 pub struct Worker {
@@ -60,8 +63,10 @@ impl Worker {
             dropped,
             waiting_tokens,
         } = taken;
-        self.telemetry
-            .queue_changed(&self.model, lane.name(), waiting_tokens);
+        for lane in Lane::ALL {
+            self.telemetry
+                .queue_changed(&self.model, lane.name(), waiting_tokens[lane]);
+        }
         if dropped.left > 0 {
             self.telemetry.jobs_dropped(&self.model, dropped.left);
         }
