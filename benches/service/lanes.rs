@@ -131,7 +131,7 @@ impl Traffic {
             let asking: Vec<_> = (0..clients)
                 .map(|first| scope.spawn(move || self.ask(started, first, queries)))
                 .collect();
-            thread::sleep(SLICE.saturating_sub(started.elapsed()));
+            thread::park_timeout(SLICE.saturating_sub(started.elapsed()));
             let finished = done.load(Ordering::Relaxed) as f64;
             let seconds = started.elapsed().as_secs_f64();
             stop.store(true, Ordering::Relaxed);
@@ -188,7 +188,7 @@ impl Traffic {
             if due >= started + SLICE {
                 break;
             }
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            thread::park_timeout(due.saturating_duration_since(Instant::now()));
             succeed(&mut connection, request)?;
             latencies.push(due.elapsed().as_secs_f64());
         }

@@ -1,5 +1,5 @@
-//! Tokens per second of the service against the bare session, and of that against what the processor
-//! can multiply.
+//! Tokens per second of the service against the bare session, and of that against what the
+//! processor can multiply.
 
 use std::{
     sync::Arc,
