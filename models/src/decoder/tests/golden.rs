@@ -242,7 +242,7 @@ fn what_cannot_be_is_refused() {
         "allow more",
     );
     refused(
-        "bert-tiny-mean",
+        "../checkpoints/bert-tiny-mean",
         options.clone(),
         "known: `llama`, `qwen2`, `qwen3`, `mistral`",
     );
