@@ -79,6 +79,14 @@ impl Waiter {
             None
         }
     }
+
+    /// Tells whoever waits that the deadline has passed.
+    pub fn too_late(self) {
+        let waited = self.deadline.map(|deadline| deadline - self.arrived);
+        let after = waited.unwrap_or_default();
+        // The client may have left just now.
+        let _ = self.reply.send(Err(Failure::Late { after }));
+    }
 }
 
 /// Why nobody waits for an answer any more.

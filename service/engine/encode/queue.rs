@@ -7,14 +7,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use retort_models::Heads;
 
 use super::{
     batcher,
-    job::{Failure, Fingerprint, Gone, Job, Waiter},
+    job::{Fingerprint, Gone, Job, Waiter},
 };
 use crate::engine::lane::{Lane, PerLane};
 
@@ -57,28 +57,13 @@ struct Entry {
     waiters: Vec<Waiter>,
 }
 
-/// Who left before they were served.
-#[derive(Default)]
+/// How many left before they were served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dropped {
     /// Clients that had left.
     pub left: usize,
-    /// Those whose deadline had passed; they are still to be told.
-    pub late: Vec<Waiter>,
-}
-
-impl Dropped {
-    /// Tells those who are late, and says how many they are.
-    pub fn tell(self) -> usize {
-        let late = self.late.len();
-        for waiter in self.late {
-            let after = waiter
-                .deadline
-                .map_or(Duration::ZERO, |deadline| deadline - waiter.arrived);
-            // The client may have left just now.
-            let _ = waiter.reply.send(Err(Failure::Late { after }));
-        }
-        late
-    }
+    /// Those whose deadline had passed; they were told.
+    pub late: usize,
 }
 
 impl Queue {
@@ -120,7 +105,7 @@ impl Queue {
         }
         entry.waiters.push(waiter);
         // It waits where the one waits who is served first.
-        if let Some(old) = entry.place.filter(|old| lane < old.0) {
+        if let Some(old) = entry.place.filter(|old| (lane, place) < *old) {
             entry.place = Some((lane, place));
             let tokens = self.lines[old.0].remove((old.1, id));
             self.lines[lane].insert((place, id), tokens);
@@ -178,8 +163,10 @@ impl Queue {
         entry.waiters
     }
 
-    /// Drops the jobs near the front for which nobody waits any more.
-    pub fn sweep(&mut self, now: Instant) {
+    /// Drops the jobs near the front for which nobody waits any more, and tells those who are late.
+    /// Says whether any job went.
+    pub fn sweep(&mut self, now: Instant) -> bool {
+        let before = self.all_jobs();
         for lane in Lane::ALL {
             let front = self.lines[lane].order.keys().take(LOOKED_AT);
             let front: Vec<(u64, JobId)> = front.copied().collect();
@@ -187,12 +174,13 @@ impl Queue {
                 let Some(entry) = self.entries.get_mut(&place.1) else {
                     continue;
                 };
-                let gone = &mut self.gone;
-                let leaving = entry.waiters.extract_if(.., |w| w.gone(now).is_some());
-                for waiter in leaving {
+                for waiter in entry.waiters.extract_if(.., |w| w.gone(now).is_some()) {
                     match waiter.gone(now) {
-                        Some(Gone::Late) => gone.late.push(waiter),
-                        Some(Gone::Left) | None => gone.left += 1,
+                        Some(Gone::Late) => {
+                            self.gone.late += 1;
+                            waiter.too_late();
+                        }
+                        Some(Gone::Left) | None => self.gone.left += 1,
                     }
                 }
                 if entry.waiters.is_empty() {
@@ -201,9 +189,10 @@ impl Queue {
                 }
             }
         }
+        self.all_jobs() < before
     }
 
-    /// Who was dropped since this was last asked.
+    /// How many were dropped since this was last asked.
     pub fn dropped(&mut self) -> Dropped {
         std::mem::take(&mut self.gone)
     }
@@ -219,8 +208,7 @@ impl Queue {
     /// Those who wait for an answer, also for one of a job that runs.
     #[cfg(test)]
     pub fn unanswered(&self) -> usize {
-        let waiting: usize = self.entries.values().map(|e| e.waiters.len()).sum();
-        waiting + self.gone.late.len()
+        self.entries.values().map(|e| e.waiters.len()).sum()
     }
 
     /// Jobs that wait.
@@ -254,5 +242,69 @@ impl Line {
         let tokens = self.order.remove(&place).unwrap_or_default();
         self.tokens -= tokens;
         tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use retort_models::Encoding;
+
+    use super::*;
+    use crate::engine::{
+        encode::job::{Failure, Finish, Reply},
+        lane::Tenant,
+        request::Normalize,
+    };
+
+    /// A job of so many tokens that are all `id`, and whoever waits for it.
+    fn job(id: u32, tokens: usize, deadline: Option<Instant>) -> ((Job, Waiter), Reply) {
+        let finish = Finish {
+            dimensions: None,
+            normalize: Normalize::No,
+        };
+        let encoding = Encoding {
+            input_ids: vec![id; tokens],
+            ..Encoding::default()
+        };
+        let (waiter, reply) = Waiter::new(Heads::DENSE, finish, deadline);
+        (
+            (Job::new(encoding, Heads::DENSE, Tenant::default()), waiter),
+            reply,
+        )
+    }
+
+    #[test]
+    fn an_equal_input_comes_forward_with_whoever_is_served_first() {
+        let mut queue = Queue::default();
+        let (jobs, _replies): (Vec<_>, Vec<_>) = (1..=3).map(|id| job(id, 100, None)).unzip();
+        assert_eq!(queue.push(jobs, Lane::Bulk), 0);
+        let (last, _reply) = job(3, 100, None);
+        assert_eq!(queue.push(vec![last], Lane::Bulk), 1);
+        let taken = queue.take(Lane::Bulk, 300);
+        let order: Vec<u32> = taken
+            .iter()
+            .map(|(_, job)| job.encoding.input_ids[0])
+            .collect();
+        assert_eq!(order, [1, 3, 2]);
+        let ids: Vec<JobId> = taken.iter().map(|(id, _)| *id).collect();
+        let waiters = queue.finish(&ids);
+        assert_eq!(waiters.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(queue.all_tokens(), 0);
+    }
+
+    #[test]
+    fn whoever_is_late_is_told_also_when_nothing_else_waits() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        let ((hasty, waiter), mut reply) = job(1, 10, Some(now + Duration::from_secs(1)));
+        queue.push(vec![(hasty, waiter)], Lane::Interactive);
+        assert!(!queue.sweep(now));
+        assert!(reply.try_recv().is_err());
+        assert!(queue.sweep(now + Duration::from_secs(1)));
+        assert!(matches!(reply.try_recv(), Ok(Err(Failure::Late { .. }))));
+        assert_eq!(queue.dropped(), Dropped { left: 0, late: 1 });
+        assert_eq!(queue.all_jobs(), 0);
     }
 }

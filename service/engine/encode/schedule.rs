@@ -101,7 +101,7 @@ pub struct Taken {
     pub jobs: Vec<Job>,
     /// The lane that they waited in.
     pub lane: Lane,
-    /// Who was dropped on the way.
+    /// How many were dropped on the way.
     pub dropped: Dropped,
     /// Tokens of this model that still wait, in each lane: who was dropped may have waited in any.
     pub waiting_tokens: PerLane<usize>,
@@ -276,22 +276,23 @@ impl Schedule {
 
     /// The next batch that begins now and the worker that runs it; asked until there is none.
     pub fn next(&mut self, now: Instant) -> Option<(WorkerId, Taken)> {
-        let mut waiting = PerLane::default();
-        for model in self.models.values_mut() {
-            model.queue.sweep(now);
-            for lane in Lane::ALL {
-                waiting[lane] += model.queue.jobs(lane);
+        let (id, lane, start) = loop {
+            let waits = |lane| self.models.values().map(|m| m.queue.jobs(lane)).sum();
+            self.situation.waiting = PerLane::of(waits);
+            self.situation.due = self.shares.due();
+            self.situation.queries_lately = self
+                .last_query
+                .is_some_and(|last| now.saturating_duration_since(last) < LATELY);
+            let (id, lane, start) = self.candidates().find_map(|(id, candidate)| {
+                let start = batcher::plan(&candidate, &self.situation, &self.limits)?;
+                Some((id, candidate.lane, start))
+            })?;
+            // Looking for those who have left costs time for each job, so it is done only for what
+            // is about to begin; without them something else may have its turn.
+            if !self.models.get_mut(&id)?.queue.sweep(now) {
+                break (id, lane, start);
             }
-        }
-        self.situation.waiting = waiting;
-        self.situation.due = self.shares.due();
-        self.situation.queries_lately = self
-            .last_query
-            .is_some_and(|last| now.saturating_duration_since(last) < LATELY);
-        let (id, lane, start) = self.candidates().find_map(|(id, candidate)| {
-            let start = batcher::plan(&candidate, &self.situation, &self.limits)?;
-            Some((id, candidate.lane, start))
-        })?;
+        };
         self.turn += 1;
         let model = self.models.get_mut(&id)?;
         model.last_turn[lane] = self.turn;

@@ -279,7 +279,7 @@ async fn jobs_of_a_client_that_left_are_not_run() {
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
     let stayer = spawn(&bench, &[&[42]]);
-    wait_for(&bench.pipeline, |waiting| waiting == 1).await;
+    wait_for(&bench.pipeline, |waiting| waiting == 7).await;
     bench.gate.send(()).unwrap();
     bench.gate.send(()).unwrap();
     busy.await.unwrap().unwrap();

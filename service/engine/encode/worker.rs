@@ -70,9 +70,8 @@ impl Worker {
         if dropped.left > 0 {
             self.telemetry.jobs_dropped(&self.model, dropped.left);
         }
-        let late = dropped.tell();
-        if late > 0 {
-            self.telemetry.jobs_late(&self.model, late);
+        if dropped.late > 0 {
+            self.telemetry.jobs_late(&self.model, dropped.late);
         }
         let batch = batch_of(&jobs);
         let started = Instant::now();
