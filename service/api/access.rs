@@ -24,9 +24,9 @@ pub enum Access {
     Admin,
 }
 
-/// Who a caller turned out to be.
+/// Whose key a request shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub enum Holder {
     /// Nobody was asked for a key.
     Anyone,
     /// Has the inference key of this number.
@@ -81,9 +81,9 @@ impl ApiKeys {
 
     /// Lets a caller pass, or says why not. With no keys set the headers are not looked at: clients
     /// send `Authorization: ` without a value and `Bearer None` there.
-    pub fn allow(&self, access: Access, headers: &HeaderMap) -> Result<Caller> {
+    pub fn allow(&self, access: Access, headers: &HeaderMap) -> Result<Holder> {
         if access == Access::Open || !self.required() {
-            return Ok(Caller::Anyone);
+            return Ok(Holder::Anyone);
         }
         let mut shown = presented(headers).map(digest).peekable();
         if shown.peek().is_none() {
@@ -97,8 +97,8 @@ impl ApiKeys {
             administers |= any_equal(&self.admin, &key);
         }
         match (bool::from(administers), number) {
-            (_, Some(number)) if access != Access::Admin => Ok(Caller::Key(number)),
-            (true, _) => Ok(Caller::Admin),
+            (_, Some(number)) if access != Access::Admin => Ok(Holder::Key(number)),
+            (true, _) => Ok(Holder::Admin),
             (false, Some(_)) => Err(Error::Forbidden(
                 "API keys can only access model query and inference endpoints; this one needs an \
                  admin key"
@@ -226,10 +226,10 @@ mod tests {
         ));
         assert!(keys.allow(Access::Admin, &root).is_ok());
         let caller = |shown| keys.allow(Access::Inference, shown).unwrap();
-        assert_eq!(caller(&root), Caller::Admin);
-        assert_eq!(caller(&user), Caller::Key(0));
+        assert_eq!(caller(&root), Holder::Admin);
+        assert_eq!(caller(&user), Holder::Key(0));
         let open = keys.allow(Access::Open, &root).unwrap();
-        assert_eq!(open, Caller::Anyone);
+        assert_eq!(open, Holder::Anyone);
     }
 
     #[test]

@@ -334,17 +334,17 @@ async fn gate(
         access => access,
     };
     let headers = request.headers();
-    let caller = settings.keys.allow(access, headers);
-    let caller = caller.and_then(|caller| {
+    let holder = settings.keys.allow(access, headers);
+    let holder = holder.and_then(|holder| {
         origins::check(settings, access, headers)?;
         log.called_by(caller::read(headers, log.started())?);
-        Ok(caller)
+        Ok(holder)
     });
-    match (caller, &guard.rates) {
+    match (holder, &guard.rates) {
         (Err(error), _) => error.into_response(),
         (Ok(_), None) => next.run(request).await,
-        (Ok(caller), Some(rates)) => {
-            let mut response = match rates.enter(caller) {
+        (Ok(holder), Some(rates)) => {
+            let mut response = match rates.enter(holder) {
                 Err(error) => error.into_response(),
                 Ok(ticket) => {
                     let response = next.run(request).await;
@@ -354,7 +354,7 @@ async fn gate(
                     response
                 }
             };
-            rates.tell(caller, &mut response);
+            rates.tell(holder, &mut response);
             response
         }
     }

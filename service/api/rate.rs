@@ -10,7 +10,7 @@ use std::{
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};
 
-use super::access::Caller;
+use super::access::Holder;
 use crate::{
     engine::Clock,
     error::{Error, Result},
@@ -78,11 +78,11 @@ impl RateLimits {
     ///
     /// # Errors
     /// [`Error::RateLimited`] when a bucket is empty; nothing is taken then.
-    pub fn enter(&self, caller: Caller) -> Result<Option<Ticket>> {
-        let key = match caller {
-            Caller::Anyone => 0,
-            Caller::Key(number) => number,
-            Caller::Admin => return Ok(None),
+    pub fn enter(&self, holder: Holder) -> Result<Option<Ticket>> {
+        let key = match holder {
+            Holder::Anyone => 0,
+            Holder::Key(number) => number,
+            Holder::Admin => return Ok(None),
         };
         self.with(key, |buckets| {
             for (bucket, unit) in [(&buckets.requests, "requests"), (&buckets.tokens, "tokens")] {
@@ -111,11 +111,11 @@ impl RateLimits {
     }
 
     /// Writes what the caller has left where `OpenAI`'s clients read it.
-    pub fn tell(&self, caller: Caller, response: &mut Response) {
-        let key = match caller {
-            Caller::Anyone => 0,
-            Caller::Key(number) => number,
-            Caller::Admin => return,
+    pub fn tell(&self, holder: Holder, response: &mut Response) {
+        let key = match holder {
+            Holder::Anyone => 0,
+            Holder::Key(number) => number,
+            Holder::Admin => return,
         };
         let (requests, tokens) = self.with(key, |buckets| (buckets.requests, buckets.tokens));
         for (bucket, [limit, remaining, reset]) in
@@ -215,8 +215,8 @@ mod tests {
         *time.lock().unwrap() += Duration::from_millis(millis);
     }
 
-    fn refusal(limits: &RateLimits, caller: Caller) -> (&'static str, Duration) {
-        match limits.enter(caller).unwrap_err() {
+    fn refusal(limits: &RateLimits, holder: Holder) -> (&'static str, Duration) {
+        match limits.enter(holder).unwrap_err() {
             Error::RateLimited {
                 unit, retry_after, ..
             } => (unit, retry_after),
@@ -233,17 +233,17 @@ mod tests {
     fn a_minute_of_requests_may_come_at_once_and_then_one_at_a_time() {
         let (limits, time) = limits(30, 0);
         for _ in 0..30 {
-            assert!(limits.enter(Caller::Key(0)).is_ok());
+            assert!(limits.enter(Holder::Key(0)).is_ok());
         }
-        let (unit, wait) = refusal(&limits, Caller::Key(0));
+        let (unit, wait) = refusal(&limits, Holder::Key(0));
         assert_eq!((unit, wait), ("requests", Duration::from_secs(2)));
         pass(&time, 1_999);
-        refusal(&limits, Caller::Key(0));
+        refusal(&limits, Holder::Key(0));
         pass(&time, 1);
-        assert!(limits.enter(Caller::Key(0)).is_ok());
-        refusal(&limits, Caller::Key(0));
+        assert!(limits.enter(Holder::Key(0)).is_ok());
+        refusal(&limits, Holder::Key(0));
         pass(&time, 3_600_000);
-        let let_in = (0..100).filter(|_| limits.enter(Caller::Key(0)).is_ok());
+        let let_in = (0..100).filter(|_| limits.enter(Holder::Key(0)).is_ok());
         assert_eq!(
             let_in.count(),
             30,
@@ -254,22 +254,22 @@ mod tests {
     #[test]
     fn a_request_of_many_tokens_leaves_a_debt() {
         let (limits, time) = limits(0, 600);
-        let ticket = limits.enter(Caller::Key(1)).unwrap().unwrap();
+        let ticket = limits.enter(Holder::Key(1)).unwrap().unwrap();
         limits.spend(ticket, 700);
-        let (unit, wait) = refusal(&limits, Caller::Key(1));
+        let (unit, wait) = refusal(&limits, Holder::Key(1));
         assert_eq!((unit, wait), ("tokens", Duration::from_millis(10_100)));
         pass(&time, 10_100);
-        assert!(limits.enter(Caller::Key(1)).is_ok());
+        assert!(limits.enter(Holder::Key(1)).is_ok());
     }
 
     #[test]
     fn keys_do_not_share_and_administrators_have_no_limit() {
         let (limits, _) = limits(1, 0);
-        assert!(limits.enter(Caller::Key(0)).is_ok());
-        refusal(&limits, Caller::Key(0));
-        assert!(limits.enter(Caller::Key(1)).is_ok());
+        assert!(limits.enter(Holder::Key(0)).is_ok());
+        refusal(&limits, Holder::Key(0));
+        assert!(limits.enter(Holder::Key(1)).is_ok());
         for _ in 0..3 {
-            assert_eq!(limits.enter(Caller::Admin).unwrap(), None);
+            assert_eq!(limits.enter(Holder::Admin).unwrap(), None);
         }
     }
 
