@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::measure::Outcome;
 
 /// No answer takes longer, or something is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How the vectors of an answer are written.
 #[derive(Debug, Clone, Copy)]
@@ -101,9 +101,12 @@ impl Connection {
                     body: bytes.split_off(head.end),
                 });
             }
-            match self.0.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => bytes.extend_from_slice(&chunk[..read]),
+            match self.0.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                // The process was stopped for a while, and goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use retort_kernels::{
-    Epilogue, Execution, Isa, LinearKind, LinearWeight, PackedLinear, Parallel, RayonPool,
-    Sequential, WeightValues, linear::peak,
+    Epilogue, Execution, Isa, LinearKind, LinearWeight, PackedLinear, RayonPool, WeightValues,
+    linear::peak,
 };
 use retort_models::Runtime;
 
@@ -25,20 +25,33 @@ const ROWS: [usize; 6] = [1, 4, 16, 64, 128, 512];
 /// Rounds of the ceiling: some 100 us.
 const PEAK_ROUNDS: usize = 25_000;
 
-/// Prints a table for one core and one for all.
+/// Prints a table for one core and one for all, and one for every lesser processor whose
+/// instructions this one has. ONNX Runtime takes the best instructions in all of them.
 pub fn tables(runtime: &Runtime) -> Outcome {
-    table(runtime, 1, &Sequential)?;
-    match processor::cores() {
-        1 => Ok(()),
-        cores => table(runtime, cores, &RayonPool),
+    let paths = Isa::available();
+    let (best, lesser) = paths.split_first().ok_or("no instructions are known")?;
+    table(runtime, 1, Execution::sequential(*best))?;
+    if processor::cores() > 1 {
+        let execution = Execution {
+            isa: *best,
+            parallel: &RayonPool,
+        };
+        table(runtime, processor::cores(), execution)?;
     }
+    let vectorised = lesser.iter().filter(|isa| **isa != Isa::PORTABLE);
+    for isa in vectorised {
+        table(runtime, 1, Execution::sequential(*isa))?;
+    }
+    Ok(())
 }
 
-fn table(runtime: &Runtime, threads: usize, parallel: &dyn Parallel) -> Outcome {
-    let isa = Isa::detect();
-    let execution = Execution { isa, parallel };
+fn table(runtime: &Runtime, threads: usize, execution: Execution<'_>) -> Outcome {
+    let isa = execution.isa;
     let mut table = Table::new(
-        format!("### Linear layers, GFLOP/s and share of the ceiling, threads: {threads}"),
+        format!(
+            "### Linear layers on {}, GFLOP/s and share of its ceiling, threads: {threads}",
+            isa.name()
+        ),
         &[
             "in × out, rows",
             "fp32",

@@ -102,14 +102,13 @@ impl Subject {
         }
     }
 
-    /// Tokens of a text as the model sees it.
+    /// Tokens of a text, special tokens included, however many the model takes.
     pub fn tokens(&self, text: &str) -> Outcome<usize> {
-        Ok(self
-            .model
-            .tokenizer()
-            .encode(text, self.truncation())?
-            .input_ids
-            .len())
+        let whole = Truncation {
+            max_tokens: usize::MAX,
+            side: TruncationSide::End,
+        };
+        Ok(self.model.tokenizer().encode(text, whole)?.input_ids.len())
     }
 
     /// Packs texts in order into batches of at most `max_batch_tokens`, as the service does.

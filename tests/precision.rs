@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use retort_models::{
-    Batch, DtypeChoice, Encode, EncoderModel, Encoding, GraphSource, Head, Heads, LoadOptions,
-    Output, Task, Truncation, TruncationSide,
+    Batch, Dtype, DtypeChoice, Encode, EncoderModel, Encoding, Fidelity, GraphSource, Head, Heads,
+    LoadOptions, Measured, Output, Task, Truncation, TruncationSide,
 };
 use serde_json::json;
 
@@ -171,11 +171,59 @@ fn minilm_keeps_its_vectors() {
     }
 }
 
+/// The layers of a model in 32 bits are kernels of this project too, where the processor is one that
+/// they are made for; ONNX Runtime's products are what they are held against.
+#[test]
+fn in_32_bits_the_kernels_give_what_onnx_runtime_gives() {
+    let tiny = golden("checkpoints/modernbert-tiny-cls");
+    for path in [minilm(), tiny] {
+        let model = EncoderModel::load(&path, &options(DtypeChoice::Fp32)).unwrap();
+        let heads = model.info().heads;
+        let members: Vec<usize> = (0..TEXTS.len()).collect();
+        let mut reference = model.reference_encoder(1).unwrap();
+        let expected = run(&mut *reference, heads, &encodings(&model), &members);
+        let (lowest, _) = apart(&all(&model), &expected);
+        println!("{}: cosine {lowest:.9}", path.display());
+        assert!(lowest >= 0.999_999_9, "{}: {lowest}", path.display());
+    }
+}
+
+/// What a load measured spares the next one the comparison.
+#[test]
+fn a_type_that_was_measured_is_taken() {
+    let options = options(DtypeChoice::Bf16);
+    let first = EncoderModel::load(&minilm(), &options).unwrap();
+    let measured = first.measured().unwrap();
+    assert!(measured.fidelity.cosine.is_some());
+    let told = LoadOptions {
+        measured: Some(measured.clone()),
+        ..options.clone()
+    };
+    let second = EncoderModel::load(&minilm(), &told).unwrap();
+    assert_eq!(second.info(), first.info());
+    assert_eq!(all(&second), all(&first));
+    // Nothing is measured: what is told comes back, even where it is not so.
+    let fallback = Some("told so".to_owned());
+    let told = LoadOptions {
+        measured: Some(Measured {
+            dtype: Dtype::Fp32,
+            fidelity: Fidelity {
+                fallback: fallback.clone(),
+                ..Fidelity::default()
+            },
+        }),
+        ..options
+    };
+    let third = EncoderModel::load(&minilm(), &told).unwrap();
+    assert_eq!(third.info().dtype, "float32");
+    assert_eq!(third.info().fidelity.fallback, fallback);
+}
+
 #[test]
 fn neighbours_change_no_bit() {
     let tiny = golden("checkpoints/modernbert-tiny-cls");
     for path in [minilm(), tiny] {
-        for dtype in [DtypeChoice::Bf16, DtypeChoice::Int8] {
+        for dtype in [DtypeChoice::Fp32, DtypeChoice::Bf16, DtypeChoice::Int8] {
             let options = LoadOptions {
                 // Random weights lose more than is taken otherwise.
                 force_dtype: true,

@@ -17,10 +17,6 @@ use crate::{
 
 const ROUNDS: usize = 3;
 const SEED: u64 = 51;
-/// Requests that differ; they are sent in turn.
-const REQUESTS: usize = 96;
-/// Requests of a run that measures the capacity, as multiples of [`REQUESTS`].
-const CAPACITY_RUNS: usize = 4;
 /// Connections that keep the service busy, without filling its queue.
 const CONNECTIONS: usize = 6;
 const FACTOR: f64 = 5.0;
@@ -36,16 +32,25 @@ const REFUSAL_MAX_S: f64 = 0.05;
 struct Case {
     name: &'static str,
     texts: usize,
+    /// Requests that differ; they are sent in turn. Enough that none comes again while it is still
+    /// in flight: equal inputs are computed once.
+    requests: usize,
+    /// Rounds of all of them in a run that measures the capacity.
+    capacity_runs: usize,
 }
 
 const CASES: [Case; 2] = [
     Case {
         name: "1 text",
         texts: 1,
+        requests: 1024,
+        capacity_runs: 1,
     },
     Case {
         name: "8 texts",
         texts: 8,
+        requests: 128,
+        capacity_runs: 3,
     },
 ];
 
@@ -95,7 +100,7 @@ struct Measured {
 type Vectors = Vec<Vec<f32>>;
 
 fn measure(subject: &Subject, server: &Server, case: &Case) -> Outcome<Measured> {
-    let texts = Texts::new(SEED).mix(REQUESTS * case.texts);
+    let texts = Texts::new(SEED).mix(case.requests * case.texts);
     let requests: Arc<[Vec<u8>]> = texts
         .chunks(case.texts)
         .map(|texts| client::embeddings(texts, Format::Base64))
@@ -108,9 +113,13 @@ fn measure(subject: &Subject, server: &Server, case: &Case) -> Outcome<Measured>
     let own = own?;
     let tokens: Outcome<Vec<usize>> = texts.iter().map(|text| subject.tokens(text)).collect();
     let tokens: usize = tokens?.iter().sum();
-    println!("\n{}: {} tokens a request", case.name, tokens / REQUESTS);
+    println!(
+        "\n{}: {} tokens a request",
+        case.name,
+        tokens / case.requests
+    );
 
-    let all: Vec<Vec<u8>> = std::iter::repeat_n(&requests, CAPACITY_RUNS)
+    let all: Vec<Vec<u8>> = std::iter::repeat_n(&requests, case.capacity_runs)
         .flat_map(|requests| requests.iter().cloned())
         .collect();
     let closed = Load {
@@ -118,8 +127,9 @@ fn measure(subject: &Subject, server: &Server, case: &Case) -> Outcome<Measured>
         requests: all.into(),
         connections: CONNECTIONS,
     };
-    let capacity =
-        || -> Outcome<f64> { Ok((REQUESTS * CAPACITY_RUNS) as f64 / closed.run()?.seconds) };
+    let capacity = || -> Outcome<f64> {
+        Ok((case.requests * case.capacity_runs) as f64 / closed.run()?.seconds)
+    };
     capacity()?;
     let mut measured = Measured::default();
     let mut before = capacity()?;

@@ -64,20 +64,21 @@ pub fn run(subject: &Subject, targets: &mut Targets) -> Outcome {
     ])?;
     let mut stages = Stages::new(&server);
     stages.note("both models loaded, nothing asked yet")?;
-    let mut manager = Connection::open(server.address())?;
-    traffic::unload_all(&mut manager)?;
+    // The server closes a connection that says nothing for minutes, so each stage has its own.
+    let manager = || Connection::open(server.address());
+    traffic::unload_all(&mut manager()?)?;
     stages.note("unloaded before the traffic")?;
-    models.load_all(&mut manager)?;
+    models.load_all(&mut manager()?)?;
     let traffic = Traffic::new(server.address(), models);
     println!(
         "{minutes} minutes of requests; samples in {} …",
         folder.display()
     );
     let log = under_load(&server, &traffic, minutes)?;
-    stages.note("end of the traffic, both loaded and idle")?;
-    traffic::unload_all(&mut manager)?;
-    stages.note("unloaded after the traffic")?;
     log.write(&folder.join("soak.csv"))?;
+    stages.note("end of the traffic, both loaded and idle")?;
+    traffic::unload_all(&mut manager()?)?;
+    stages.note("unloaded after the traffic")?;
     let growth = Growth::of(&log)?;
     let pictures = [
         Some(folder.join("soak.png")),

@@ -21,7 +21,7 @@ use self::packed::PackedGenerator;
 use self::settings::Settings;
 use crate::architectures::{self, Sizes};
 use crate::checkpoint::{Checkpoint, Weights, json};
-use crate::dtype::Dtype;
+use crate::dtype::{Arithmetic, Dtype};
 use crate::error::{Error, Result};
 use crate::given::decoder::GivenDecoder;
 use crate::graph::decoder::{decoder, name};
@@ -95,17 +95,17 @@ impl DecoderWeights {
         }
     }
 
-    /// What layers are computed in, and in how many bits their matrices are kept.
-    pub(crate) fn kept(self) -> (Dtype, Option<WeightOnly>) {
+    /// How layers are computed, and in how many bits their matrices are kept.
+    pub(crate) fn kept(self) -> (Arithmetic, Option<WeightOnly>) {
         let kept = |layers| WeightOnly {
             layers,
             head: Bits::Eight,
         };
         match self {
-            Self::Fp32 => (Dtype::Fp32, None),
-            Self::Bf16 => (Dtype::Bf16, None),
-            Self::Int8 => (Dtype::Fp32, Some(kept(Bits::Eight))),
-            Self::Int4 => (Dtype::Fp32, Some(kept(Bits::Four))),
+            Self::Fp32 => (Arithmetic::REFERENCE, None),
+            Self::Bf16 => (Arithmetic::of(Dtype::Bf16, Isa::detect()), None),
+            Self::Int8 => (Arithmetic::REFERENCE, Some(kept(Bits::Eight))),
+            Self::Int4 => (Arithmetic::REFERENCE, Some(kept(Bits::Four))),
         }
     }
 }

@@ -96,22 +96,44 @@ impl Dtype {
             Self::Int8 => "int8",
         }
     }
+}
 
+/// Who computes the layers of a graph, and in what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arithmetic {
     /// The kernel of our own that the linear layers run on; `None` leaves them to the `Gemm` of
-    /// ONNX Runtime, which already computes 32-bit products as fast as the processor can.
-    pub(crate) fn linears(self) -> Option<LinearKind> {
-        match self {
-            Self::Fp32 => None,
-            Self::Bf16 => Some(LinearKind::Bf16),
-            Self::Int8 => Some(LinearKind::Int8),
-        }
-    }
-
+    /// ONNX Runtime.
+    pub(crate) linears: Option<LinearKind>,
     /// The `precision` of attention; `None` for the default, 32 bits.
-    pub(crate) fn attention(self) -> Option<&'static str> {
-        match self {
-            Self::Fp32 => None,
-            Self::Bf16 | Self::Int8 => Some("bf16"),
+    pub(crate) attention: Option<&'static str>,
+}
+
+impl Arithmetic {
+    /// 32-bit floating point with the products of ONNX Runtime, so that what is held against it
+    /// shares no product with it.
+    pub(crate) const REFERENCE: Self = Self {
+        linears: None,
+        attention: None,
+    };
+
+    /// How models that are computed in `dtype` are served on a processor. In 32 bits our products
+    /// are no faster than those of ONNX Runtime, but what follows them is computed while they are
+    /// at hand; where that was not measured, they are left to ONNX Runtime.
+    pub(crate) fn of(dtype: Dtype, isa: Isa) -> Self {
+        match dtype {
+            Dtype::Fp32 if LinearKind::Fp32.is_fast(isa) => Self {
+                linears: Some(LinearKind::Fp32),
+                ..Self::REFERENCE
+            },
+            Dtype::Fp32 => Self::REFERENCE,
+            Dtype::Bf16 => Self {
+                linears: Some(LinearKind::Bf16),
+                attention: Some("bf16"),
+            },
+            Dtype::Int8 => Self {
+                linears: Some(LinearKind::Int8),
+                attention: Some("bf16"),
+            },
         }
     }
 }
@@ -126,6 +148,16 @@ pub struct Fidelity {
     pub logit_difference: Option<f32>,
     /// Why `Auto` is `Fp32`, where there was something to choose.
     pub fallback: Option<String>,
+}
+
+/// What a load found out about files by running them twice, so that the next load of the same files
+/// need not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// What the layers are computed in.
+    pub dtype: Dtype,
+    /// How near that is to 32-bit floating point.
+    pub fidelity: Fidelity,
 }
 
 #[cfg(test)]

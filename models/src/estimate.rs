@@ -10,8 +10,8 @@ mod vocabulary;
 
 use std::path::Path;
 
-use retort_kernels::Pooling;
 use retort_kernels::linear::LinearKind;
+use retort_kernels::{Isa, Pooling};
 use serde::Serialize;
 
 pub use self::decoder::{DecoderEstimate, DecoderLoad};
@@ -20,7 +20,7 @@ use crate::architectures::{self, Sizes};
 use crate::catalog::{Entry, Task};
 use crate::checkpoint::weights::{F32_BYTES, Tensor, Weights};
 use crate::checkpoint::{Checkpoint, Config};
-use crate::dtype::{Dtype, DtypeChoice};
+use crate::dtype::{Arithmetic, Dtype, DtypeChoice};
 use crate::error::Result;
 use crate::given::GivenModel;
 use crate::graph::linear::PackedLayer;
@@ -227,8 +227,8 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
     plan.check(architecture)?;
     sizes.layers = plan.cutoff_layer().unwrap_or(sizes.layers);
     let head_inputs = (&plan, &checkpoint.config);
-    let build = |dtype| blocks::encoder(architecture, &sizes, &weights, head_inputs, dtype);
-    let graph = build(load.dtype.tried())?;
+    let build = |how| blocks::encoder(architecture, &sizes, &weights, head_inputs, how);
+    let graph = build(Arithmetic::of(load.dtype.tried(), Isa::detect()))?;
     let stated = load.max_tokens.or(max_tokens).or(checkpoint.max_seq_length);
     let longest = stated.unwrap_or(sizes.max_tokens).min(sizes.max_tokens);
     let lengths = lengths(&plan, &sizes, load.max_batch_tokens.max(longest));
@@ -255,7 +255,7 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
         Dtype::Fp32 => 0,
         // The same in 32 bits comes and goes before anything is packed.
         Dtype::Bf16 | Dtype::Int8 => {
-            let wide = WeightKinds::of(&build(Dtype::Fp32)?);
+            let wide = WeightKinds::of(&build(Arithmetic::REFERENCE)?);
             let all = wide.packed_mapped + wide.owned + wide.converted;
             all.saturating_sub(kinds.owned + kinds.packed)
         }
@@ -325,9 +325,14 @@ impl WeightKinds {
             LinearKind::Int8 => 1,
         };
         self.packed += packed_bytes(weight.shape()) / F32_BYTES as u64 * per_number as u64;
-        // Scales and biases, per output.
+        // Of every output: what is added, and in 8 bits its scale and its sum.
         let outputs = weight.shape().first().copied().unwrap_or_default();
-        self.packed += (3 * outputs * F32_BYTES) as u64;
+        let per_output = usize::from(layer.bias.is_some())
+            + match layer.kind {
+                LinearKind::Fp32 | LinearKind::Bf16 => 0,
+                LinearKind::Int8 => 2,
+            };
+        self.packed += (per_output * outputs * F32_BYTES) as u64;
         self.packed_mapped = self.packed_mapped.max(weight.byte_len() as u64);
     }
 

@@ -35,7 +35,7 @@ pub use catalog::{Catalog, CatalogError, Task};
 pub use decoder::blocks::BlockPool;
 pub use decoder::generate::{Generate, GeneratorInfo, SequenceStep, StepLogits};
 pub use decoder::{DecoderInfo, DecoderModel, DecoderOptions, DecoderWeights, GenerationDefaults};
-pub use dtype::{Dtype, DtypeChoice, Fidelity};
+pub use dtype::{Dtype, DtypeChoice, Fidelity, Measured};
 pub use encoder::Encode;
 pub use error::{Error, Result};
 pub use estimate::{DecoderEstimate, DecoderLoad, Estimate};

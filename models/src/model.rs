@@ -18,7 +18,7 @@ use self::parts::Parts;
 use crate::architectures;
 use crate::catalog::Task;
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::dtype::{Dtype, DtypeChoice, Fidelity};
+use crate::dtype::{Arithmetic, Dtype, DtypeChoice, Fidelity, Measured};
 use crate::encoder::{BatchBounds, Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::given::{Family, GivenModel, Meaning};
@@ -56,6 +56,9 @@ pub struct LoadOptions {
     /// Whether `Bf16` and `Int8` are taken even where the outputs are far from those in 32-bit
     /// floating point.
     pub force_dtype: bool,
+    /// What an earlier load of the same files with the same options measured; `None` compares with
+    /// 32-bit floating point.
+    pub measured: Option<Measured>,
 }
 
 impl LoadOptions {
@@ -70,6 +73,7 @@ impl LoadOptions {
             matryoshka: None,
             dtype: DtypeChoice::Fp32,
             force_dtype: false,
+            measured: None,
         }
     }
 }
@@ -168,7 +172,7 @@ impl EncoderModel {
             return Self::load_given(&file, &dir, options);
         }
         let parts = Parts::read(path, options)?;
-        let reference = parts.graph(Dtype::Fp32)?;
+        let reference = parts.graph(Arithmetic::REFERENCE)?;
         let interface = Arc::new(parts.interface(&reference)?);
         let info = parts.info(&reference, options)?;
         let opening = Opening {
@@ -303,6 +307,14 @@ impl EncoderModel {
     /// Facts about the model.
     pub fn info(&self) -> &EncoderInfo {
         &self.info
+    }
+
+    /// What loading it measured, for [`LoadOptions::measured`]; `None` where nothing is.
+    pub fn measured(&self) -> Option<Measured> {
+        match &self.graph {
+            ModelGraph::Built(opened, _) => Some(opened.measured()),
+            ModelGraph::Given(_) | ModelGraph::Absent(_) => None,
+        }
     }
 
     /// How queries and documents are marked for it, when it compares token vectors and says so.

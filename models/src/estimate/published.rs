@@ -1,10 +1,12 @@
 //! A rough estimate for a model whose files are not here, from its entry in the catalogue. Layers
 //! are taken to be BERT's; what the vocabulary is follows from the family and the languages.
 
+use retort_kernels::Isa;
+
 use super::{ARENA_SLACK, Basis, Estimate, Load, NODE_BYTES, tables, vocabulary};
 use crate::catalog::{Entry, Family};
 use crate::checkpoint::weights::F32_BYTES;
-use crate::dtype::Dtype;
+use crate::dtype::{Arithmetic, Dtype};
 
 /// Numbers per token in the buffers of a layer, in widths: five of the width itself and two of
 /// the feed-forward layer, which is four times as wide.
@@ -61,7 +63,11 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
     // Checkpoints of half the size are widened, which leaves nothing mapped.
     let is_narrow = weights * 3 < values * 2;
     // Those that are packed from the file are not.
-    let widened = if packed < matrices { table } else { values };
+    let how = Arithmetic::of(load.dtype.tried(), Isa::detect());
+    let widened = match how.linears {
+        Some(_) => table,
+        None => values,
+    };
     let longest = load.max_tokens.unwrap_or(entry.max_tokens);
     let tokens = load.max_batch_tokens.max(longest);
     let activations = (tokens * width * WIDTHS_PER_TOKEN * F32_BYTES) as u64;

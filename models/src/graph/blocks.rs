@@ -14,7 +14,7 @@ use crate::architectures::{
     QkNorm, Qkv, Rotary, Sizes, alibi_slopes, buckets,
 };
 use crate::checkpoint::{Config, Weights};
-use crate::dtype::Dtype;
+use crate::dtype::Arithmetic;
 use crate::error::{Error, Result};
 use crate::heads::plan::HeadPlan;
 
@@ -40,10 +40,10 @@ pub(crate) fn encoder(
     sizes: &Sizes,
     weights: &Weights,
     (plan, config): (&HeadPlan, &Config),
-    dtype: Dtype,
+    arithmetic: Arithmetic,
 ) -> Result<BuiltGraph> {
     let mut blocks = Blocks::new(architecture, sizes, weights);
-    blocks.graph = blocks.graph.computed_in(dtype);
+    blocks.graph = blocks.graph.computed_in(arithmetic);
     let hidden = blocks.token_vectors()?;
     let pool_cu_seqlens = plan.dense.as_ref().map(|_| {
         let pieces = Dim::Named("piece_offsets");

@@ -8,7 +8,7 @@ use super::weight_only::WeightOnly;
 use super::{Attribute, BuiltGraph, Dim, ElementType, Graph, Node, RETORT, Value};
 use crate::architectures::{Architecture, Sizes};
 use crate::checkpoint::{Config, Weights};
-use crate::dtype::Dtype;
+use crate::dtype::Arithmetic;
 use crate::error::{Error, Result};
 
 /// The inputs beside `input_ids`, `position_ids` and `cu_seqlens`, and the output.
@@ -46,7 +46,7 @@ pub(super) struct CachedShape {
 
 /// Builds a decoder over packed tokens. Inputs: `input_ids`, `position_ids` `[tokens]`,
 /// `cu_seqlens` `[sequences + 1]` and those of `name`; output: `name::LOGITS`. Linear
-/// layers are computed in `dtype`; with `weight_only` their matrices are kept in few bits.
+/// layers are computed as `arithmetic` says; with `weight_only` their matrices are kept in few bits.
 ///
 /// # Errors
 /// `Error::Checkpoint` when a tensor is missing or has another shape than config.json says.
@@ -54,10 +54,10 @@ pub(crate) fn decoder(
     architecture: &Architecture,
     sizes: &Sizes,
     (weights, config): (&Weights, &Config),
-    (dtype, weight_only): (Dtype, Option<WeightOnly>),
+    (arithmetic, weight_only): (Arithmetic, Option<WeightOnly>),
 ) -> Result<BuiltGraph> {
     let mut blocks = Blocks::new(architecture, sizes, weights);
-    blocks.graph = blocks.graph.computed_in(dtype);
+    blocks.graph = blocks.graph.computed_in(arithmetic);
     blocks
         .graph
         .keep_matrices_in(weight_only.map(|kept| kept.layers));

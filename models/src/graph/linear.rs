@@ -122,7 +122,7 @@ impl Graph<'_> {
     /// Has a layer packed for the kernels and gives the name that they know it by; `None` where
     /// ONNX Runtime computes it.
     fn packed(&mut self, x: &Value, layer: Layer<'_>) -> Result<Option<String>> {
-        let Some(kind) = self.dtype.linears() else {
+        let Some(kind) = self.arithmetic.linears else {
             return Ok(None);
         };
         let inputs: Vec<&Value> = [x, layer.weight].into_iter().chain(layer.bias).collect();

@@ -24,7 +24,7 @@ use prost::Message;
 
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
-use crate::dtype::Dtype;
+use crate::dtype::Arithmetic;
 use crate::error::{Error, Result};
 use linear::PackedLayer;
 use proto::{attribute, location, value_info};
@@ -148,7 +148,7 @@ pub struct Node<'a> {
 #[derive(Debug)]
 pub struct Graph<'w> {
     weights: &'w Weights,
-    dtype: Dtype,
+    arithmetic: Arithmetic,
     // The layers that kernels of this project compute.
     packed: Vec<PackedLayer>,
     // The tensors of all initializers that are not written into the model.
@@ -207,7 +207,8 @@ impl BuiltGraph {
 }
 
 impl<'w> Graph<'w> {
-    /// Starts a graph over the weights of a checkpoint, which is computed in 32-bit floating point.
+    /// Starts a graph over the weights of a checkpoint, which is computed in 32-bit floating point,
+    /// by ONNX Runtime as far as it can.
     pub fn new(name: &str, weights: &'w Weights) -> Self {
         let proto = onnx::GraphProto {
             name: name.to_owned(),
@@ -215,7 +216,7 @@ impl<'w> Graph<'w> {
         };
         Self {
             weights,
-            dtype: Dtype::Fp32,
+            arithmetic: Arithmetic::REFERENCE,
             packed: Vec::new(),
             tensors: Vec::new(),
             bits: None,
@@ -227,9 +228,9 @@ impl<'w> Graph<'w> {
         }
     }
 
-    /// The same with layers and attention in another type.
-    pub fn computed_in(self, dtype: Dtype) -> Self {
-        Self { dtype, ..self }
+    /// The same with layers and attention computed in another way.
+    pub(crate) fn computed_in(self, arithmetic: Arithmetic) -> Self {
+        Self { arithmetic, ..self }
     }
 
     /// Declares something a run is given.

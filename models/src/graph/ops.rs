@@ -221,7 +221,7 @@ impl Graph<'_> {
         if let Some(window) = shape.window {
             attributes.push(("window", Attribute::Int(window as i64)));
         }
-        if let Some(precision) = self.dtype.attention() {
+        if let Some(precision) = self.arithmetic.attention {
             attributes.push(("precision", Attribute::Text(precision)));
         }
         if !shape.alibi_slopes.is_empty() {

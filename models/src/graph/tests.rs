@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use prost::Message;
-use retort_kernels::Pooling;
+use retort_kernels::{Isa, Pooling};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::*;
@@ -207,7 +207,7 @@ fn an_encoder_of_incomplete_weights_names_what_is_missing() {
         &sizes,
         &weights,
         (&plan, &config),
-        crate::Dtype::Fp32,
+        Arithmetic::REFERENCE,
     );
     let error = built.unwrap_err().to_string();
     assert!(
@@ -350,8 +350,8 @@ fn equal_constants_are_one() {
 }
 
 /// An up and a down layer, gated, with a residual sum, and a table that the first one shares.
-fn feed_forward(dtype: crate::Dtype, weights: &Weights) -> BuiltGraph {
-    let mut graph = Graph::new("test", weights).computed_in(dtype);
+fn feed_forward(arithmetic: Arithmetic, weights: &Weights) -> BuiltGraph {
+    let mut graph = Graph::new("test", weights).computed_in(arithmetic);
     let ids = graph.input("ids", ElementType::I64, &[TOKENS]);
     let up = graph.weight("up", &[6, 4]).unwrap();
     let x = graph.gather(&up, &ids).unwrap();
@@ -373,7 +373,7 @@ fn feed_forward(dtype: crate::Dtype, weights: &Weights) -> BuiltGraph {
 }
 
 #[test]
-fn layers_of_another_type_bring_their_weights_themselves() {
+fn layers_of_our_own_bring_their_weights_themselves() {
     let (_dir, weights) = weights(&[
         ("up", Dtype::F32, &[6, 4]),
         ("bias", Dtype::F32, &[6]),
@@ -386,13 +386,13 @@ fn layers_of_another_type_bring_their_weights_themselves() {
     let names = |built: &BuiltGraph| -> Vec<String> {
         built.weights.iter().map(|(name, _)| name.clone()).collect()
     };
-    let plain = feed_forward(crate::Dtype::Fp32, &weights);
+    let plain = feed_forward(Arithmetic::REFERENCE, &weights);
     assert_eq!(names(&plain), ["up", "bias", "both[6..12]", "down"]);
     assert!(plain.packed.is_empty());
     for operator in ["Gemm", "Gelu", "Mul", "Add"] {
         assert!(operators(&plain).contains(&operator), "{operator}");
     }
-    let packed = feed_forward(crate::Dtype::Int8, &weights);
+    let packed = feed_forward(Arithmetic::of(crate::Dtype::Int8, Isa::PORTABLE), &weights);
     let expected = ["Gather", "GatedLinear", "Linear", "Linear", "Identity"];
     assert_eq!(operators(&packed)[..5], expected);
     // The table is looked up as well; the others are no weights of ONNX Runtime any more.

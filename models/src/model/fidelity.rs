@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::thread;
 
+use retort_kernels::Isa;
+
 use super::parts::Parts;
 use super::{EncoderInfo, LoadOptions};
 use crate::batch::{Batch, Encoding};
-use crate::dtype::{Dtype, DtypeChoice, Fidelity};
+use crate::dtype::{Arithmetic, Dtype, DtypeChoice, Fidelity, Measured};
 use crate::encoder::{Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
@@ -58,7 +60,8 @@ pub(super) struct OpenedGraph {
     pub(super) graph: SharedGraph,
     pub(super) dtype: Dtype,
     pub(super) fidelity: Fidelity,
-    /// The same in 32-bit floating point, where `graph` is not: names and places, no numbers.
+    /// The same as the reference implementations compute it, where `graph` does otherwise: names
+    /// and places, no numbers.
     pub(super) reference: Option<BuiltGraph>,
 }
 
@@ -72,17 +75,29 @@ impl OpenedGraph {
             ..info
         }
     }
+
+    /// What opening it again need not measure again.
+    pub(super) fn measured(&self) -> Measured {
+        Measured {
+            dtype: self.dtype,
+            fidelity: self.fidelity.clone(),
+        }
+    }
 }
 
 impl Opening<'_> {
-    /// Opens what the operator asked for. `reference` is the graph in 32-bit floating point.
+    /// Opens what the operator asked for. `reference` is the graph as the reference implementations
+    /// compute it.
     ///
     /// # Errors
     /// `Error::Unsupported` when the outputs are too far from the right ones.
     pub(super) fn open(&self, reference: BuiltGraph) -> Result<OpenedGraph> {
+        if let Some(known) = &self.options.measured {
+            return self.opened(known.dtype, reference, known.fidelity.clone());
+        }
         let dtype = self.options.dtype.tried();
         if dtype == Dtype::Fp32 {
-            return self.in_fp32(reference, Fidelity::default());
+            return self.opened(dtype, reference, Fidelity::default());
         }
         let probes = self.probes()?;
         // One after the other, so that the most that is in memory at once is one of them.
@@ -90,7 +105,10 @@ impl Opening<'_> {
         let expected = self.run(wide.passing_session(cores())?, &probes)?;
         drop(wide);
         release_unused_memory();
-        let graph = SharedGraph::new(&self.options.runtime, self.parts.graph(dtype)?)?;
+        let graph = SharedGraph::new(
+            &self.options.runtime,
+            self.parts.graph(Arithmetic::of(dtype, Isa::detect()))?,
+        )?;
         let found = self.run(graph.passing_session(cores())?, &probes)?;
         let fidelity = compare(&expected, &found);
         let Some(reason) = self.objection(dtype, &fidelity) else {
@@ -110,15 +128,26 @@ impl Opening<'_> {
             fallback: Some(reason),
             ..Fidelity::default()
         };
-        self.in_fp32(reference, fidelity)
+        self.opened(Dtype::Fp32, reference, fidelity)
     }
 
-    fn in_fp32(&self, reference: BuiltGraph, fidelity: Fidelity) -> Result<OpenedGraph> {
+    /// A graph in a type that needs no comparison any more.
+    fn opened(
+        &self,
+        dtype: Dtype,
+        reference: BuiltGraph,
+        fidelity: Fidelity,
+    ) -> Result<OpenedGraph> {
+        let arithmetic = Arithmetic::of(dtype, Isa::detect());
+        let (graph, reference) = match arithmetic == Arithmetic::REFERENCE {
+            true => (reference, None),
+            false => (self.parts.graph(arithmetic)?, Some(reference)),
+        };
         Ok(OpenedGraph {
-            graph: SharedGraph::new(&self.options.runtime, reference)?,
-            dtype: Dtype::Fp32,
+            graph: SharedGraph::new(&self.options.runtime, graph)?,
+            dtype,
             fidelity,
-            reference: None,
+            reference,
         })
     }
 

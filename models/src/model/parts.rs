@@ -9,7 +9,7 @@ use super::facts::{label_names, matryoshka, max_tokens};
 use super::{EncoderInfo, GraphSource, LoadOptions};
 use crate::architectures::{self, Architecture, Sizes};
 use crate::checkpoint::{Checkpoint, Weights};
-use crate::dtype::{Dtype, Fidelity};
+use crate::dtype::{Arithmetic, Dtype, Fidelity};
 use crate::encoder::{BatchBounds, PackedInterface};
 use crate::error::{Error, Result};
 use crate::graph::heads::output;
@@ -65,11 +65,11 @@ impl Parts {
         })
     }
 
-    /// The graph whose layers are computed in this type.
-    pub(super) fn graph(&self, dtype: Dtype) -> Result<BuiltGraph> {
+    /// The graph whose layers are computed in this way.
+    pub(super) fn graph(&self, arithmetic: Arithmetic) -> Result<BuiltGraph> {
         let head_inputs = (&self.plan, &self.checkpoint.config);
-        let weights = &self.weights;
-        blocks::encoder(self.architecture, &self.sizes, weights, head_inputs, dtype)
+        let (sizes, weights) = (&self.sizes, &self.weights);
+        blocks::encoder(self.architecture, sizes, weights, head_inputs, arithmetic)
     }
 
     /// What such a graph is run with.

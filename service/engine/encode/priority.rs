@@ -10,7 +10,12 @@ const NICENESS: i32 = 10;
 /// system knows no such thing, or refuses, the thread stays as it is and is only less polite.
 pub fn lower() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "a worker keeps the usual priority");
+    {
+        use rustix::process::{getpriority_process, setpriority_process};
+        let usual = getpriority_process(None).unwrap_or(0);
+        // The system takes what is beyond its least priority for that.
+        if let Err(error) = setpriority_process(None, usual + NICENESS) {
+            tracing::debug!(%error, "a worker keeps the usual priority");
+        }
     }
 }
