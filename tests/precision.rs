@@ -171,8 +171,8 @@ fn minilm_keeps_its_vectors() {
     }
 }
 
-/// The layers of a model in 32 bits are kernels of this project too, where the processor is one that
-/// they are made for; ONNX Runtime's products are what they are held against.
+/// In 32 bits, too, the layers are kernels of this project where the processor is one that they are
+/// made for; ONNX Runtime's products are what they are held against.
 #[test]
 fn in_32_bits_the_kernels_give_what_onnx_runtime_gives() {
     let tiny = golden("checkpoints/modernbert-tiny-cls");

@@ -180,9 +180,9 @@ pub(crate) fn builder(runtime: &Runtime, threads: usize) -> Result<SessionBuilde
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads.max(1))?
         .with_inter_threads(1)?
-        // A short text is some fifty layers of 20 us each, and waking a thread for every one of them
-        // takes as long again; so the threads of a run spin between its layers. Between runs they
-        // must not, or they take the cores away from the other sessions of this machine.
+        // The layers of a short text take some 20 us each, and to wake a thread for every one of
+        // them takes as long again; so the threads of a run spin between its layers. Between runs
+        // they must not, or they take the cores away from the other sessions of this machine.
         .with_intra_op_spinning(threads > 1)?
         .with_config_entry("session.force_spinning_stop", "1")?
         // Every batch has another shape, and a pattern would be kept for each of them.

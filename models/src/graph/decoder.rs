@@ -46,7 +46,8 @@ pub(super) struct CachedShape {
 
 /// Builds a decoder over packed tokens. Inputs: `input_ids`, `position_ids` `[tokens]`,
 /// `cu_seqlens` `[sequences + 1]` and those of `name`; output: `name::LOGITS`. Linear
-/// layers are computed as `arithmetic` says; with `weight_only` their matrices are kept in few bits.
+/// layers are computed as `arithmetic` says; with `weight_only` their matrices are kept in few
+/// bits.
 ///
 /// # Errors
 /// `Error::Checkpoint` when a tensor is missing or has another shape than config.json says.
