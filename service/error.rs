@@ -93,6 +93,17 @@ pub enum Error {
         /// The most that fit.
         limit: usize,
     },
+    /// A prompt fills the context of the model, so that no answer fits.
+    #[error(
+        "This model's maximum context length is {limit} tokens, and the prompt has at least \
+         {tokens}; shorten it"
+    )]
+    ContextLength {
+        /// Tokens of the prompt; where it is far too long, only the fewest that it can have.
+        tokens: usize,
+        /// The most tokens of a prompt and its answer.
+        limit: usize,
+    },
     /// The body is over the limit.
     #[error("the request body is larger than {limit} bytes; raise `max_body_bytes` to allow it")]
     TooLarge {
@@ -233,7 +244,8 @@ impl Error {
             | Self::Empty(_)
             | Self::AlreadyServed { .. }
             | Self::UnsupportedTask { .. }
-            | Self::InputTooLong { .. } => StatusCode::BAD_REQUEST,
+            | Self::InputTooLong { .. }
+            | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::RouteNotFound { .. } | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
@@ -262,7 +274,7 @@ impl Error {
             Self::AlreadyServed { .. } => "model_already_served",
             Self::InsufficientMemory(_) => "insufficient_memory",
             Self::UnsupportedTask { .. } => "unsupported_task",
-            Self::InputTooLong { .. } => "context_length_exceeded",
+            Self::InputTooLong { .. } | Self::ContextLength { .. } => "context_length_exceeded",
             Self::TooLarge { .. } => "request_too_large",
             Self::Overloaded { .. } | Self::RateLimited { .. } | Self::WouldBeLate { .. } => {
                 "rate_limit_exceeded"
@@ -281,6 +293,7 @@ impl Error {
         match self {
             Self::InvalidRequest { param, .. } => *param,
             Self::Empty(field) => Some(field),
+            Self::ContextLength { .. } => Some("messages"),
             Self::ModelNotFound { .. }
             | Self::AlreadyServed { .. }
             | Self::UnsupportedTask { .. } => Some("model"),

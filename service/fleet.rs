@@ -5,6 +5,7 @@ mod cache;
 mod error;
 mod first_load;
 pub mod found;
+pub mod generator;
 mod inner;
 mod job;
 mod keeper;
@@ -307,7 +308,7 @@ impl Fleet {
     pub fn cancel(&self, uid: &str) -> Result<()> {
         let member = self.0.find(uid)?;
         let stage = member.stage();
-        if !stage.is_loading() || self.0.engine.model(member.uid())?.encoder.is_some() {
+        if !stage.is_loading() || self.0.engine.model(member.uid())?.kind().is_some() {
             return Err(Error::invalid(
                 "model_uid",
                 format!(

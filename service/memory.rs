@@ -2,7 +2,7 @@
 //! is the fleet's ledger's business.
 
 use retort_models::Estimate;
-use retort_models::estimate::Load;
+use retort_models::estimate::{DecoderEstimate, Load};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::config::{Config, ModelEntry};
@@ -90,6 +90,27 @@ impl MemoryBudget {
             estimate.batch_tokens,
             mib(sessions * (estimate.arena_per_session + estimate.session)),
             mib(estimate.loading),
+        );
+        Some(Need { bytes, parts })
+    }
+}
+
+impl MemoryBudget {
+    /// As [`MemoryBudget::need`], of a model that generates.
+    pub fn need_to_generate(self, estimate: &DecoderEstimate) -> Option<Need> {
+        let bytes = match self.0 {
+            Limit::Budget(_) => estimate.serving,
+            Limit::System(_) => estimate.serving.saturating_sub(estimate.weights_mapped),
+            Limit::None => return None,
+        };
+        let parts = format!(
+            "weights {}, of which the system may drop {}, keys and values {}, the largest step {}, \
+             the tokenizer {}",
+            mib(estimate.weights_mapped + estimate.weights_kept),
+            mib(estimate.weights_mapped),
+            mib(estimate.kv_cache),
+            mib(estimate.activations),
+            mib(estimate.tokenizer),
         );
         Some(Need { bytes, parts })
     }

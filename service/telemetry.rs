@@ -3,6 +3,7 @@
 //! the number of series bounded.
 
 mod connections;
+pub mod generate;
 mod lanes;
 mod life_cycle;
 mod series;
@@ -135,6 +136,7 @@ struct Metrics {
     lanes: lanes::Metrics,
     life_cycle: life_cycle::Metrics,
     seen: series::Seen,
+    generate: generate::Metrics,
 }
 
 impl Default for Telemetry {
@@ -205,6 +207,7 @@ impl Telemetry {
             lanes: lanes::Metrics::new(&mut all),
             life_cycle: life_cycle::Metrics::new(&mut all),
             seen: series::Seen::default(),
+            generate: generate::Metrics::new(&mut all),
             registry: all.0,
         }))
     }

@@ -5,6 +5,7 @@ mod bad_clients;
 mod checkpoints;
 mod evaluation;
 mod fleet;
+mod generate;
 mod heads;
 mod http;
 mod linear_operators;

@@ -4,6 +4,7 @@
 pub mod blocks;
 pub mod generate;
 
+mod meant;
 mod packed;
 mod settings;
 

@@ -49,6 +49,8 @@ pub use retort_kernels::Pooling;
 pub use runtime::Runtime;
 pub use tokenizer::chunks::Chunking;
 pub use tokenizer::pair::{PairTruncation, PreparedQuery};
+pub use tokenizer::rendered::{ControlTokens, RenderedPart};
+pub use tokenizer::spelling::Spelling;
 pub use tokenizer::template::{PairForm, PairTemplate};
 pub use tokenizer::tokens::{Source, Token};
 pub use tokenizer::{Prompt, SpecialTokens, TokenSet, Tokenizer, Truncation, TruncationSide};

@@ -3,6 +3,8 @@
 
 pub mod chunks;
 pub mod pair;
+pub mod rendered;
+pub mod spelling;
 pub mod template;
 pub mod tokens;
 

@@ -137,6 +137,7 @@ fn retry_after(error: &Error) -> Option<u64> {
         | Error::MethodNotAllowed { .. }
         | Error::ModelNotFound { .. }
         | Error::UnsupportedTask { .. }
+        | Error::ContextLength { .. }
         | Error::InputTooLong { .. }
         | Error::TooLarge { .. }
         | Error::BadOutput { .. }
@@ -191,9 +192,10 @@ fn union_body(error: &Error) -> Vec<u8> {
 fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
     let status = error.status();
     match error {
-        Error::InvalidRequest { .. } | Error::AlreadyServed { .. } | Error::InputTooLong { .. } => {
-            ("Validation", StatusCode::UNPROCESSABLE_ENTITY)
-        }
+        Error::InvalidRequest { .. }
+        | Error::AlreadyServed { .. }
+        | Error::InputTooLong { .. }
+        | Error::ContextLength { .. } => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
         Error::Empty(_) => ("Empty", status),
         Error::UnsupportedTask { .. } | Error::BadOutput { .. } | Error::Internal(_) => {
             ("Backend", StatusCode::FAILED_DEPENDENCY)

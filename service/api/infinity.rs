@@ -99,6 +99,7 @@ impl InfinityModel {
             ModelKind::Embedding => "embed",
             ModelKind::Reranker => "rerank",
             ModelKind::Classifier => "classify",
+            ModelKind::Generator => "generate",
         };
         Some(Self {
             id: info.name,

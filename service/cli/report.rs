@@ -244,6 +244,10 @@ fn curl(facts: &Report) -> Option<String> {
             "classify",
             format!(r#"{{"model": {name}, "input": "Hello, world"}}"#),
         ),
+        Some(ModelKind::Generator) => (
+            "completions",
+            format!(r#"{{"model": {name}, "prompt": "Hello", "max_tokens": 16}}"#),
+        ),
         Some(ModelKind::Embedding) | None => (
             "embeddings",
             format!(r#"{{"model": {name}, "input": "Hello, world"}}"#),

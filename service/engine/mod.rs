@@ -1,12 +1,15 @@
 //! The one core under all dialects. It knows requests and models, no wire format.
 
 pub mod encode;
+pub mod generate;
+mod generating;
 mod in_flight;
 pub mod lane;
 mod limits;
 mod probe;
 mod registry;
 pub mod request;
+mod served;
 mod usage;
 
 use std::{
@@ -34,9 +37,11 @@ use self::{
         RerankRequest, RerankResponse, ScoreRequest, ScoreResponse, Task, TokenizeRequest,
         TokenizeResponse,
     },
+    served::Served,
     usage::Lease,
 };
 pub use self::{
+    generating::{Generator, Polite},
     limits::EngineLimits,
     probe::Probe,
     registry::{Claim, ModelUse},
@@ -185,7 +190,8 @@ impl Engine {
         };
         let pipeline = Pipeline::start(parts, limits, self.shared.host.clone())?;
         let now = unix_time::now().as_secs();
-        self.shared.registry.ready(&name, Arc::new(pipeline), now);
+        let served = Served::Encoder(Arc::new(pipeline));
+        self.shared.registry.ready(&name, served, now);
         Ok(())
     }
 
@@ -301,7 +307,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::embed`].
     pub async fn wake(&self, name: &str, task: Task) -> Result<()> {
-        self.in_time(async { self.awake(Some(name), task).await.map(drop) })
+        self.in_time(async { self.lease(Some(name), task).await.map(drop) })
             .await
     }
 
@@ -323,9 +329,17 @@ impl Engine {
         Ok(())
     }
 
+    /// The encoder that a request is for; see [`Engine::lease`].
+    async fn awake(&self, name: Option<&str>, task: Task) -> Result<Lease<Arc<Pipeline>>> {
+        let lease = self.lease(name, task).await?;
+        lease
+            .narrow(Served::into_encoder)
+            .ok_or_else(|| Error::Internal("what was found is no encoder".into()))
+    }
+
     /// The model that a request is for, loaded again first if it sleeps; the caller bounds the
     /// wait. Of any number of requests that wait for a model, the first has it loaded.
-    async fn awake(&self, name: Option<&str>, task: Task) -> Result<Lease> {
+    async fn lease(&self, name: Option<&str>, task: Task) -> Result<Lease> {
         let mut waited = false;
         loop {
             let mut waiting = match self.shared.registry.find(name, task)? {

@@ -28,11 +28,10 @@ impl Engine {
             let Some((info, pipeline, asleep)) = self.shared.registry.pipeline(&info.name) else {
                 continue;
             };
-            let device = info
-                .encoder
-                .as_ref()
-                .map_or("none", |e| &e.device)
-                .to_owned();
+            let encoder = info.encoder.as_ref().map(|e| &e.device);
+            let generator = info.generator.as_ref().map(|g| &g.device);
+            let device = encoder.or(generator).map_or("none", |device| device);
+            let device = device.to_owned();
             let known = match (&pipeline, info.state) {
                 (Some(_), _) => Ok(None),
                 // It has answered before, and waking it for this would defeat its sleep.

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::{
     KeepAlive,
-    encode::Pipeline,
     request::{ModelInfo, ModelState, Task},
+    served::Served,
     usage::{Alarm, Clock, Lease, Purpose, Retired, Usage},
 };
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ enum Serving {
     /// Nothing yet, or nothing any more; the state of the record says why.
     Nothing,
     /// A pipeline.
-    Awake(Arc<Pipeline>, Arc<Usage>),
+    Awake(Served, Arc<Usage>),
     /// Nothing until somebody asks.
     Asleep,
     /// Nothing, but somebody has asked.
@@ -130,9 +130,9 @@ impl Registry {
     }
 
     /// Opens a registered model for requests.
-    pub fn ready(&self, name: &str, pipeline: Arc<Pipeline>, created: u64) {
+    pub fn ready(&self, name: &str, pipeline: Served, created: u64) {
         self.update(name, |entry| {
-            entry.info.encoder = Some(pipeline.info().clone());
+            pipeline.describe(&mut entry.info);
             entry.info.state = ModelState::Ready;
             entry.info.created = created;
             let usage = Usage::new(entry.keep_alive, self.clock.clone(), self.alarm.clone());
@@ -297,13 +297,15 @@ impl Registry {
             let entry = entry.ok_or_else(|| not_found(entries, name.unwrap_or_default()))?;
             match &entry.serving {
                 Serving::Awake(pipeline, usage) => {
+                    // Encoders refuse other tasks themselves.
+                    if entry.info.generator.is_some() || task == Task::Generate {
+                        entry.info.check(task)?;
+                    }
                     Ok(Found::Awake(Lease::new(pipeline, usage, Purpose::Request)))
                 }
                 Serving::Nothing => Err(Error::NotReady(entry.why_not())),
                 Serving::Asleep | Serving::Waking => {
-                    if let Some(encoder) = &entry.info.encoder {
-                        task.check(&entry.info.name, encoder)?;
-                    }
+                    entry.info.check(task)?;
                     Ok(Found::Asleep(entry.waiting()))
                 }
             }

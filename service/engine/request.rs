@@ -3,6 +3,7 @@
 
 mod classify;
 mod embed;
+mod generate;
 mod model;
 mod score;
 mod tokenize;
@@ -18,6 +19,11 @@ pub use self::{
     embed::{
         Chunk, ChunkPooling, Conditioning, Context, EmbedInput, EmbedRequest, EmbedResponse,
         Embedding, LongInput, PromptWish,
+    },
+    generate::{
+        Begins, Choice, Constraint, EndOfText, FinishReason, Finished, GenerateEvent,
+        GenerateRequest, GenerateTimings, GenerateUsage, Generated, Grammar, Origin, PromptInput,
+        PromptPiece, Sampling, TokenLogprob, TokenScore,
     },
     model::{
         Backlog, ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{KeepAlive, encode::Pipeline};
+use super::{KeepAlive, served::Served};
 
 /// Whoever had a model loaded gets so long to come in before it may be unloaded again.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -216,25 +216,26 @@ pub enum Purpose {
 }
 
 /// The right to use a loaded model; it is not unloaded before this is dropped.
-pub struct Lease {
+pub struct Lease<P = Served> {
     // Dropped first: whoever unloads the model must be the last to hold it, because dropping a
     // pipeline waits for its threads, and a request must not.
-    pipeline: Arc<Pipeline>,
-    _inside: Inside,
+    pipeline: P,
+    inside: Inside,
 }
 
-struct Inside {
+/// The presence of somebody inside a loaded model.
+pub struct Inside {
     usage: Arc<Usage>,
     purpose: Purpose,
 }
 
 impl Lease {
     /// Goes inside.
-    pub fn new(pipeline: &Arc<Pipeline>, usage: &Arc<Usage>, purpose: Purpose) -> Self {
+    pub fn new(pipeline: &Served, usage: &Arc<Usage>, purpose: Purpose) -> Self {
         usage.lock().inside += 1;
         Self {
             pipeline: pipeline.clone(),
-            _inside: Inside {
+            inside: Inside {
                 usage: usage.clone(),
                 purpose,
             },
@@ -242,10 +243,23 @@ impl Lease {
     }
 }
 
-impl Deref for Lease {
-    type Target = Pipeline;
+impl<P> Lease<P> {
+    /// The same right to what `find` finds in the pipeline.
+    pub fn narrow<Q>(self, find: impl FnOnce(P) -> Option<Q>) -> Option<Lease<Q>> {
+        let inside = self.inside;
+        find(self.pipeline).map(|pipeline| Lease { pipeline, inside })
+    }
 
-    fn deref(&self) -> &Pipeline {
+    /// Lets the pipeline go and stays inside: for those who only read what it sends.
+    pub fn let_go(self) -> Inside {
+        self.inside
+    }
+}
+
+impl<P> Deref for Lease<P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
         &self.pipeline
     }
 }
@@ -258,13 +272,13 @@ impl Drop for Inside {
 
 /// A pipeline that was taken out of service; those inside may still finish.
 pub struct Retired {
-    pipeline: Arc<Pipeline>,
+    pipeline: Served,
     usage: Arc<Usage>,
 }
 
 impl Retired {
     /// Takes what a registry has let go.
-    pub fn new(pipeline: Arc<Pipeline>, usage: Arc<Usage>) -> Self {
+    pub fn new(pipeline: Served, usage: Arc<Usage>) -> Self {
         Self { pipeline, usage }
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Setting, setting},
-    engine::encode::Parts,
+    engine::{Polite, encode::Parts, generate},
     memory::mib,
     provision::Watch,
     telemetry::LoadOutcome,
@@ -164,21 +164,39 @@ fn wanted(member: &Member) -> Result<(), StartError> {
 }
 
 fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartError> {
-    if let Some(task) = member.spec().task {
-        task.check(member.uid(), &loaded.info)?;
+    let task = member.spec().task;
+    match (&loaded, task) {
+        (Loaded::Encoder(loaded), Some(task)) => task.check(member.uid(), &loaded.info)?,
+        // It is one because that was asked for, or because nothing else was.
+        (Loaded::Generator(_), _) | (Loaded::Encoder(_), None) => {}
     }
-    member.weighs(loaded.info.weights_bytes);
+    member.weighs(match &loaded {
+        Loaded::Encoder(loaded) => loaded.info.weights_bytes,
+        Loaded::Generator(loaded) => loaded.info.weights_bytes,
+    });
     // Under this lock nobody takes the name away, so it is served by no other launch.
     let members = inner.members();
     wanted(member)?;
-    inner.engine.serve_parts(Parts {
-        name: member.uid().into(),
-        info: loaded.info,
-        tokenizer: loaded.tokenizer,
-        late_interaction: loaded.late_interaction,
-        encoders: loaded.encoders,
-        telemetry: inner.telemetry.clone(),
-    })?;
+    match loaded {
+        Loaded::Encoder(loaded) => inner.engine.serve_parts(Parts {
+            name: member.uid().into(),
+            info: loaded.info,
+            tokenizer: loaded.tokenizer,
+            late_interaction: loaded.late_interaction,
+            encoders: loaded.encoders,
+            telemetry: inner.telemetry.clone(),
+        })?,
+        Loaded::Generator(loaded) => inner.engine.serve_generator(generate::Parts {
+            name: member.uid().into(),
+            info: loaded.info,
+            defaults: loaded.defaults,
+            tokenizer: loaded.tokenizer,
+            chat_template: loaded.chat_template,
+            generator: loaded.generator,
+            turns: Box::<Polite>::default(),
+            telemetry: inner.telemetry.clone(),
+        })?,
+    }
     drop(members);
     Ok(())
 }

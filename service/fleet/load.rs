@@ -12,6 +12,7 @@ use super::{
     Stage, StartError,
     first_load::{self, Opened},
     found::{FoundFiles, Stamps},
+    generator::{self, LoadedGenerator},
     member::Member,
 };
 use crate::{
@@ -22,7 +23,15 @@ use crate::{
 };
 
 /// A model that runs and is not served yet.
-pub struct Loaded {
+pub enum Loaded {
+    /// It makes vectors or scores.
+    Encoder(Box<LoadedEncoder>),
+    /// It continues texts.
+    Generator(Box<LoadedGenerator>),
+}
+
+/// A model that makes vectors or scores, and is not served yet.
+pub struct LoadedEncoder {
     /// What the checkpoint says.
     pub info: EncoderInfo,
     /// Shared by all requests.
@@ -129,12 +138,19 @@ impl Load for CheckpointLoader {
         let stamps = Stamps::of(&files.dir).ok();
         let load = memory::load_of(&self.limits, entry, member.spec().replicas);
         // Files that cannot be estimated are explained by the attempt to load them.
-        let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
+        let need = if generator::is_wanted(member, &files.dir) {
+            let load = generator::load_of(member, self.limits.threads);
+            let estimate = Estimate::of_decoder(&files.dir, &load).ok();
+            estimate.and_then(|estimate| self.budget.need_to_generate(&estimate))
+        } else {
+            let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
+            estimate.and_then(|estimate| self.budget.need(&estimate))
+        };
         Ok(FoundFiles {
             dir: files.dir,
             origin: files.origin.to_string(),
             revision: files.revision,
-            need: estimate.and_then(|estimate| self.budget.need(&estimate)),
+            need,
             stamps,
             served: false,
         })
@@ -142,6 +158,11 @@ impl Load for CheckpointLoader {
 
     fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
         let entry = member.entry();
+        if generator::is_wanted(member, &found.dir) {
+            let threads = self.limits.threads;
+            let loaded = generator::load(&found.dir, member, &self.runtime, threads)?;
+            return Ok(Loaded::Generator(Box::new(loaded)));
+        }
         let model = self.read(&found.dir, entry)?;
         if !found.served || self.config.verify == Verify::Always {
             member.reach(Stage::Verifying);
@@ -154,12 +175,12 @@ impl Load for CheckpointLoader {
         let mut encoders = Engine::encoders(&self.limits, &model, member.spec().replicas)?;
         member.reach(Stage::Warming);
         warm(&model, &mut encoders)?;
-        Ok(Loaded {
+        Ok(Loaded::Encoder(Box::new(LoadedEncoder {
             info: model.info().clone(),
             tokenizer: model.tokenizer().clone(),
             late_interaction: model.late_interaction().cloned(),
             encoders,
-        })
+        })))
     }
 }
 

@@ -21,7 +21,7 @@ fn for_files(task: Task) -> Option<FileTask> {
     match task {
         Task::Embed => Some(FileTask::Embed),
         Task::Rerank => Some(FileTask::Rerank),
-        Task::Classify => None,
+        Task::Classify | Task::Generate => None,
     }
 }
 

@@ -22,7 +22,7 @@ use retort_models::{
 use super::{
     Eviction, Fleet, FleetParts, FleetSettings, LaunchSpec, Stage, StartError,
     found::{FoundFiles, Need, Stamps},
-    load::{Load, Loaded},
+    load::{Load, Loaded, LoadedEncoder},
     member::Member,
 };
 use crate::{
@@ -148,12 +148,12 @@ impl Load for FakeLoader {
             let fake: Box<dyn Encode> = Box::new(FakeEncoder(self.alive.clone()));
             (WorkerKind::Share, fake)
         };
-        Ok(Loaded {
+        Ok(Loaded::Encoder(Box::new(LoadedEncoder {
             info: info(),
             tokenizer: Arc::new(Tokenizer::load(golden.as_ref()).unwrap()),
             late_interaction: None,
             encoders: (0..sessions).map(|_| encoder()).collect(),
-        })
+        })))
     }
 }
 

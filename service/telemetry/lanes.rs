@@ -74,7 +74,7 @@ impl Metrics {
 
     /// Drops the series of a model that is gone.
     pub(super) fn remove(&self, model: &ModelLabel) {
-        for lane in LANES {
+        for lane in LANES.into_iter().chain([super::generate::LANE]) {
             let labels = LaneLabels::of(&model.model, lane);
             self.queue_tokens.remove(&labels);
             self.queue_duration.remove(&labels);

@@ -62,6 +62,7 @@ impl Telemetry {
             metrics.overloaded.remove(&label);
             metrics.lanes.remove(&label);
             metrics.life_cycle.remove(&label);
+            metrics.generate.remove(&label);
         }
     }
 }

@@ -326,6 +326,7 @@ impl OllamaShow {
                 ModelKind::Embedding => "embedding",
                 ModelKind::Reranker => "rerank",
                 ModelKind::Classifier => "classify",
+                ModelKind::Generator => "completion",
             }],
             modified_at: rfc3339(info.created),
         }

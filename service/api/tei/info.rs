@@ -79,7 +79,11 @@ impl Info {
         let encoder = match (info.encoder, info.state) {
             (Some(encoder), ModelState::Ready) => encoder,
             (_, ModelState::Failed(reason)) => return Err(Error::NotReady(reason)),
-            _ => {
+            (None, ModelState::Ready) => {
+                let message = format!("model `{}` is none that TEI serves", info.name);
+                return Err(Error::invalid("model", message));
+            }
+            (_, ModelState::Loading) => {
                 let message = format!("model `{}` is still loading", info.name);
                 return Err(Error::NotReady(message));
             }
@@ -104,7 +108,8 @@ impl Info {
                 ModelType::Embedding { pooling }
             }
             ModelKind::Reranker => ModelType::Reranker(labels()),
-            ModelKind::Classifier => ModelType::Classifier(labels()),
+            // No encoder is a generator.
+            ModelKind::Classifier | ModelKind::Generator => ModelType::Classifier(labels()),
         };
         let mut aliases = info.aliases.into_iter();
         Ok(Self {

@@ -166,7 +166,8 @@ pub async fn pooling(
         Some(task) => task,
         None => match state.engine.choose(named.as_deref(), Task::Embed)?.kind() {
             Some(ModelKind::Reranker | ModelKind::Classifier) => PoolingTask::Classify,
-            Some(ModelKind::Embedding) | None => PoolingTask::Embed,
+            // A model that generates refuses, and says what it is.
+            Some(ModelKind::Embedding | ModelKind::Generator) | None => PoolingTask::Embed,
         },
     };
     if task == PoolingTask::Classify {

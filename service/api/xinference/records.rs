@@ -25,10 +25,12 @@ pub fn model_type(model: &FleetModel) -> Option<ModelType> {
         Task::Embed => ModelType::Embedding,
         // Xinference has no such type; its clients only need one that is not a vector's.
         Task::Rerank | Task::Classify => ModelType::Rerank,
+        Task::Generate => ModelType::Llm,
     });
     let kind = model.info.kind().map(|kind| match kind {
         ModelKind::Embedding => ModelType::Embedding,
         ModelKind::Reranker | ModelKind::Classifier => ModelType::Rerank,
+        ModelKind::Generator => ModelType::Llm,
     });
     let known = model.known.as_ref().map(|entry| ModelType::of(entry.task));
     asked.or(kind).or(known)

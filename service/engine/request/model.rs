@@ -1,6 +1,6 @@
 //! What is known of a served model, and what can be asked of it.
 
-use retort_models::{EncoderInfo, Head, Heads};
+use retort_models::{DecoderInfo, EncoderInfo, Head, Heads};
 
 use crate::error::Error;
 
@@ -17,8 +17,10 @@ pub struct ModelInfo {
     pub origin: String,
     /// The revision of the files, when the source has one.
     pub revision: Option<String>,
-    /// What the checkpoint says; present once loaded.
+    /// What the checkpoint of an encoder says; present once loaded.
     pub encoder: Option<EncoderInfo>,
+    /// What the checkpoint of a model that generates says; present once loaded.
+    pub generator: Option<DecoderInfo>,
     /// When loading finished, in seconds since the Unix epoch; 0 before.
     pub created: u64,
     /// Whether the service is not ready without it.
@@ -35,6 +37,7 @@ impl ModelInfo {
             origin: String::new(),
             revision: None,
             encoder: None,
+            generator: None,
             created: 0,
             required: true,
         }
@@ -42,7 +45,25 @@ impl ModelInfo {
 
     /// What it is; unknown before it is loaded.
     pub fn kind(&self) -> Option<ModelKind> {
-        self.encoder.as_ref().map(ModelKind::of)
+        let generator = || self.generator.as_ref().map(|_| ModelKind::Generator);
+        self.encoder.as_ref().map(ModelKind::of).or_else(generator)
+    }
+
+    /// Refuses a task that a loaded model cannot do; of one that is not, nothing is known yet.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedTask`], which says what the model can do.
+    pub fn check(&self, task: Task) -> Result<(), Error> {
+        match (&self.encoder, &self.generator) {
+            (Some(encoder), _) => task.check(&self.name, encoder),
+            (None, Some(_)) if task != Task::Generate => Err(Error::UnsupportedTask {
+                model: self.name.clone(),
+                kind: ModelKind::Generator.describe(),
+                task: task.name().to_owned(),
+                can: Task::Generate.name().to_owned(),
+            }),
+            (None, Some(_) | None) => Ok(()),
+        }
     }
 }
 
@@ -55,6 +76,8 @@ pub enum ModelKind {
     Reranker,
     /// Text in, scores of more than two labels out.
     Classifier,
+    /// A prompt in, text out.
+    Generator,
 }
 
 impl ModelKind {
@@ -75,6 +98,7 @@ impl ModelKind {
             Self::Embedding => "an embedding model",
             Self::Reranker => "a reranker",
             Self::Classifier => "a classifier of more than two labels",
+            Self::Generator => "a generative model",
         }
     }
 }
@@ -88,11 +112,13 @@ pub enum Task {
     Rerank,
     /// Scores of labels.
     Classify,
+    /// Text that continues a prompt.
+    Generate,
 }
 
 impl Task {
     /// All of them, in the order in which they are listed to people.
-    pub const ALL: [Self; 3] = [Self::Embed, Self::Rerank, Self::Classify];
+    pub const ALL: [Self; 4] = [Self::Embed, Self::Rerank, Self::Classify, Self::Generate];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -100,15 +126,17 @@ impl Task {
             Self::Embed => "embed",
             Self::Rerank => "rerank",
             Self::Classify => "classify",
+            Self::Generate => "generate",
         }
     }
 
-    /// Whether a model can do it.
+    /// Whether an encoder can do it.
     pub fn fits(self, info: &EncoderInfo) -> bool {
         match self {
             Self::Embed => !vector_heads(info).is_empty(),
             Self::Rerank => ModelKind::of(info) != ModelKind::Classifier,
             Self::Classify => info.heads.contains(Head::Score),
+            Self::Generate => false,
         }
     }
 
@@ -118,6 +146,7 @@ impl Task {
             Self::Embed => ModelKind::Embedding,
             Self::Rerank => ModelKind::Reranker,
             Self::Classify => ModelKind::Classifier,
+            Self::Generate => ModelKind::Generator,
         }
     }
 

@@ -1,0 +1,312 @@
+//! Token by token: the pipeline of one model that generates, from prompts to streams of text.
+//!
+//! prompt → inbox → scheduler → worker → sampling → answer → stream, in this order of reading.
+
+mod answer;
+mod detokenize;
+mod grammar;
+mod inbox;
+mod logprobs;
+mod penalties;
+mod prompt;
+mod random;
+mod sampling;
+mod scheduler;
+mod stop;
+mod stream;
+mod turn;
+mod worker;
+
+#[cfg(test)]
+pub mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use retort_models::{
+    BlockPool, DecoderInfo, Generate, GenerationDefaults, SpecialTokens, Tokenizer,
+};
+use tokio::sync::mpsc::unbounded_channel;
+
+use self::{
+    answer::{Answer, AnswerParts},
+    detokenize::Detokenizer,
+    grammar::{Form, Grammars},
+    inbox::{Inbox, Request},
+    prompt::{Checked, Known},
+    sampling::Sampler,
+    scheduler::{Scheduler, SchedulerLimits},
+    stop::StopTexts,
+    stream::Beginning,
+    worker::{Worker, WorkerParts},
+};
+pub use self::{
+    prompt::MAX_CHOICES,
+    stream::GenerateStream,
+    turn::{Turns, Unshared},
+};
+use super::request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling};
+use crate::{
+    error::{Error, Result},
+    telemetry::{Telemetry, generate::LANE},
+};
+
+/// Sequences that are computed at the same time. More of them are more tokens a second for each
+/// pass over the weights, until the arithmetic is what takes the time.
+pub const MAX_SEQUENCES: usize = 16;
+/// Tokens of prompts in a step in which somebody writes: on a few cores a step of so many takes a
+/// fraction of a second for a small model, and that is how long others stand still.
+pub const MAX_PREFILL_TOKENS: usize = 64;
+
+/// What a pipeline is made of.
+pub struct Parts {
+    /// The served name.
+    pub name: Arc<str>,
+    /// What the checkpoint says about the model.
+    pub info: DecoderInfo,
+    /// How it chooses tokens unless told otherwise.
+    pub defaults: GenerationDefaults,
+    /// Shared by all requests.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How it turns messages into a prompt.
+    pub chat_template: Option<Arc<str>>,
+    /// The model itself.
+    pub generator: Box<dyn Generate>,
+    /// When its steps may begin.
+    pub turns: Box<dyn Turns>,
+    /// Where counts go.
+    pub telemetry: Telemetry,
+}
+
+/// Bounds of a pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct PipelineLimits {
+    /// The most tokens of prompts that may wait.
+    pub max_queue_tokens: usize,
+    /// Sequences that are computed at the same time.
+    pub max_sequences: usize,
+    /// Tokens of prompts in a step in which somebody writes.
+    pub max_prefill_tokens: usize,
+}
+
+/// One served model that generates: its tokenizer, its inbox and the worker behind it.
+pub struct Pipeline {
+    name: Arc<str>,
+    known: Known,
+    chat_template: Option<Arc<str>>,
+    /// Made for the first request that needs it.
+    grammars: OnceLock<Result<Grammars>>,
+    inbox: Arc<Inbox>,
+    telemetry: Telemetry,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Pipeline {
+    /// Starts the worker.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot say what its tokens write, or the operating system refuses a
+    /// thread.
+    pub fn start(parts: Parts, limits: PipelineLimits) -> Result<Self> {
+        let internal = |error: &dyn std::fmt::Display| Error::Internal(error.to_string());
+        let bounds = parts.generator.info();
+        let pool = BlockPool::new(bounds.kv_blocks, bounds.kv_block_tokens);
+        let scheduler_limits = SchedulerLimits {
+            max_sequences: limits.max_sequences,
+            max_step_tokens: bounds.max_step_tokens,
+            max_prefill_tokens: limits.max_prefill_tokens,
+        };
+        let scheduler = Scheduler::new(scheduler_limits, pool);
+        let spelling = parts.tokenizer.spelling().map_err(|e| internal(&e))?;
+        let known = Known {
+            // A sequence that fills the cache alone is the longest that can ever be finished.
+            max_context: bounds.max_context.min(scheduler.capacity()),
+            ends: parts.info.eos_token_ids.clone().into(),
+            info: parts.info,
+            defaults: parts.defaults,
+            tokenizer: parts.tokenizer,
+            spelling: Arc::new(spelling),
+        };
+        let inbox = Arc::new(Inbox::new(limits.max_queue_tokens));
+        let worker = Worker::new(WorkerParts {
+            model: parts.name.clone(),
+            inbox: inbox.clone(),
+            generator: parts.generator,
+            scheduler,
+            turns: parts.turns,
+            telemetry: parts.telemetry.clone(),
+        });
+        let thread = std::thread::Builder::new()
+            .name("generate".into())
+            .spawn(move || worker.run())
+            .map_err(|error| Error::Internal(format!("worker thread: {error}")))?;
+        Ok(Self {
+            name: parts.name,
+            known,
+            chat_template: parts.chat_template,
+            grammars: OnceLock::new(),
+            inbox,
+            telemetry: parts.telemetry,
+            worker: Some(thread),
+        })
+    }
+
+    /// The served name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What the checkpoint says about the model.
+    pub fn info(&self) -> &DecoderInfo {
+        &self.known.info
+    }
+
+    /// The most tokens of a prompt and its answer: the model's, or what its cache holds.
+    pub fn max_context(&self) -> usize {
+        self.known.max_context
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.known.tokenizer
+    }
+
+    /// How it turns messages into a prompt.
+    pub fn chat_template(&self) -> Option<&Arc<str>> {
+        self.chat_template.as_ref()
+    }
+
+    /// Refuses early what would be refused later: what is out of range, or too much for now.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or [`Error::Overloaded`].
+    pub fn check(&self, request: &GenerateRequest) -> Result<()> {
+        prompt::check(request, &self.known)?;
+        self.room_for(request.n)
+    }
+
+    /// Starts to answer. Blocks while the prompt is tokenized.
+    ///
+    /// # Errors
+    /// As [`Pipeline::check`]; and when the prompt is empty or leaves no room for an answer.
+    pub fn submit(&self, request: &GenerateRequest) -> Result<GenerateStream> {
+        let started = Instant::now();
+        let sampling = prompt::check(request, &self.known)?;
+        let checked = prompt::tokenize(request, sampling, &self.known)?;
+        let form = self.form(request)?;
+        let tokenize = started.elapsed();
+        self.telemetry
+            .tokenized(&self.name, tokenize, checked.prompt.len());
+        self.room_for(checked.prompt.len() * request.n)?;
+        let beginning = Beginning {
+            choices: request.n,
+            prompt_tokens: checked.prompt.len(),
+            tokenize,
+            deadline: request.deadline,
+        };
+        let (replies, reader) = unbounded_channel();
+        let answers = (0..request.n).map(|choice| {
+            Answer::new(AnswerParts {
+                choice,
+                sampler: Sampler::new(checked.sampling, &checked.prompt, choice),
+                writer: self.writer(&checked, request.special_tokens),
+                stops: StopTexts::new(&checked.stops),
+                form: form.as_ref().map(Form::another),
+                logprobs: request.logprobs,
+                ends: checked.ends.clone(),
+                max_tokens: checked.max_tokens,
+                spelling: self.known.spelling.clone(),
+                replies: replies.clone(),
+            })
+        });
+        let answers = answers.collect();
+        let waiting = self.inbox.push(Request {
+            prompt: checked.prompt,
+            answers,
+            arrived: Instant::now(),
+        });
+        let waiting = waiting.inspect_err(|_| self.telemetry.request_refused(&self.name))?;
+        self.telemetry.queue_changed(&self.name, LANE, waiting);
+        Ok(GenerateStream::new(reader, beginning))
+    }
+
+    fn writer(&self, checked: &Checked, special_tokens: SpecialTokens) -> Detokenizer {
+        let spelling = self.known.spelling.clone();
+        Detokenizer::new(spelling, &checked.prompt, special_tokens)
+    }
+
+    fn form(&self, request: &GenerateRequest) -> Result<Option<Form>> {
+        let Some(constraint) = &request.constraint else {
+            return Ok(None);
+        };
+        let make = || Grammars::new(self.known.spelling.clone(), self.known.ends.clone());
+        let grammars = self.grammars.get_or_init(make).as_ref();
+        grammars.map_err(Clone::clone)?.read(constraint).map(Some)
+    }
+
+    fn room_for(&self, tokens: usize) -> Result<()> {
+        self.inbox
+            .check_room(tokens)
+            .inspect_err(|_| self.telemetry.request_refused(&self.name))
+    }
+
+    /// A real step; how long it took.
+    ///
+    /// # Errors
+    /// What the step says, or [`Error::Timeout`].
+    pub async fn probe(&self, patience: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        // A model that has just finished a step has proven itself.
+        let last = self.inbox.since_last_finished();
+        if last.is_some_and(|ago| ago < Duration::from_secs(1)) {
+            return Ok(started.elapsed());
+        }
+        let begin = self.known.info.bos_token_id.unwrap_or(0);
+        let request = GenerateRequest {
+            max_tokens: Some(1),
+            end_of_text: EndOfText::Ignored,
+            sampling: Sampling {
+                temperature: Some(0.0),
+                ..Sampling::default()
+            },
+            ..GenerateRequest::new(PromptInput::Ids(vec![begin]))
+        };
+        let stream = self.submit(&request)?;
+        tokio::time::timeout(patience, stream.collect())
+            .await
+            .map_err(|_| Error::Timeout { after: patience })??;
+        Ok(started.elapsed())
+    }
+
+    /// What waits now.
+    pub fn backlog(&self) -> Backlog {
+        self.inbox.backlog()
+    }
+
+    /// Sequences that are being computed.
+    pub fn running(&self) -> usize {
+        self.inbox.running()
+    }
+
+    /// Refuses new work; what is inside is still done.
+    pub fn close(&self) {
+        self.inbox.close();
+    }
+}
+
+impl Drop for Pipeline {
+    /// Waits for the worker's step, so that no thread is inside ONNX Runtime when the process
+    /// ends. Answers that are still being written are given up.
+    fn drop(&mut self) {
+        self.inbox.cut();
+        let ended = self.worker.take().map(JoinHandle::join);
+        if ended.is_some_and(|ended| ended.is_err()) {
+            tracing::error!(model = %self.name, "a worker thread had panicked");
+        }
+    }
+}
