@@ -8,6 +8,7 @@ mod model;
 mod raw;
 mod settings;
 mod show;
+mod upstream;
 mod validate;
 
 use std::fmt;
@@ -24,6 +25,7 @@ pub use model::{
 };
 pub use settings::{FILE_VARIABLES, OTHER_VARIABLES, SETTINGS, Scope, Setting, setting};
 pub use show::show;
+pub use upstream::UpstreamConfig;
 
 use retort_models::{Catalog, DtypeChoice};
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub provision: ProvisionConfig,
     /// The models to serve; names and aliases are unique over all of them. Never empty.
     pub models: Vec<ModelEntry>,
+    /// Servers elsewhere that answer for other models.
+    pub upstreams: Vec<UpstreamConfig>,
     /// The models that are known by name, the user's own included.
     pub catalog: Arc<Catalog>,
     /// When models are compared with their published numbers before they serve.

@@ -169,6 +169,14 @@ pub enum Error {
         /// How long it may take.
         after: Duration,
     },
+    /// The server elsewhere that answers for a model cannot be reached.
+    #[error("the server that answers for model `{model}` cannot be reached: {reason}")]
+    Upstream {
+        /// The model, as it is configured.
+        model: String,
+        /// Why.
+        reason: String,
+    },
     /// The request took longer than its deadline.
     #[error("the request was not finished within {} s", after.as_secs_f32())]
     Timeout {
@@ -255,6 +263,7 @@ impl Error {
             Self::Overloaded { .. } | Self::RateLimited { .. } | Self::WouldBeLate { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }
+            Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::NotReady(_) | Self::InsufficientMemory(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -281,6 +290,7 @@ impl Error {
             }
             Self::BadOutput { .. } => "bad_output",
             Self::SlowBody { .. } => "request_timeout",
+            Self::Upstream { .. } => "upstream_unreachable",
             Self::Timeout { .. } => "timeout",
             Self::NotReady(_) => "not_ready",
             Self::NotImplemented(_) => "not_implemented",
@@ -307,6 +317,7 @@ impl Error {
             | Self::SlowBody { .. }
             | Self::RateLimited { .. }
             | Self::WouldBeLate { .. }
+            | Self::Upstream { .. }
             | Self::Timeout { .. }
             | Self::NotReady(_)
             | Self::InsufficientMemory(_)

@@ -1,4 +1,4 @@
-//! Retort: texts in, vectors out, over HTTP, in every dialect that clients speak.
+//! Retort: texts in; vectors, scores and answers out, over HTTP, in every dialect of clients.
 //!
 //! Imports go one way: `cli → api → fleet → engine → retort_models → retort_kernels`. `config`,
 //! `provision` and `telemetry` know none of them.

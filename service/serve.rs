@@ -12,7 +12,7 @@ use retort_models::Runtime;
 
 pub use crate::fleet::StartError;
 use crate::{
-    api::{self, ApiKeys, ApiSettings, AppState, PagesMay, RateSettings},
+    api::{self, ApiKeys, ApiSettings, AppState, PagesMay, RateSettings, upstream::Upstreams},
     config::{Config, SchedulingConfig, Secret},
     connections::{self, ConnectionLimits},
     engine::{
@@ -289,6 +289,7 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
         },
         return_documents: config.return_documents,
         metrics_open: config.server.metrics_open,
+        upstreams: Upstreams::new(&config.upstreams),
         address: address.to_string(),
         onnxruntime_version: runtime.version(),
     }

@@ -2,6 +2,7 @@
 //! compiled in, so that it works on a machine without a way out.
 
 mod dialects;
+pub mod generating;
 pub mod peers;
 
 use std::sync::Arc;
@@ -98,7 +99,7 @@ fn description() -> OpenApi {
             InfoBuilder::new()
                 .title("Retort")
                 .version(env!("CARGO_PKG_VERSION"))
-                .description(Some("Texts in, vectors and scores out.")),
+                .description(Some("Texts in; vectors, scores and answers out.")),
         )
         .paths(paths)
         .components(Some(components()))
@@ -195,6 +196,7 @@ fn components() -> Components {
     add::<NumberedError<'_>>(&mut schemas);
     add::<TeiRank<'_>>(&mut schemas);
     add_all(&mut schemas);
+    generating::schemas(&mut schemas);
     peers::schemas(&mut schemas);
     xinference::docs::add_schemas(&mut schemas);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();

@@ -142,6 +142,7 @@ fn retry_after(error: &Error) -> Option<u64> {
         | Error::TooLarge { .. }
         | Error::BadOutput { .. }
         | Error::SlowBody { .. }
+        | Error::Upstream { .. }
         | Error::Timeout { .. }
         | Error::NotImplemented(_)
         | Error::Internal(_) => None,
@@ -204,7 +205,9 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
             ("Overloaded", status)
         }
         Error::NotReady(_) | Error::InsufficientMemory(_) => ("Unhealthy", status),
-        Error::Timeout { .. } | Error::NotImplemented(_) => ("Backend", status),
+        Error::Upstream { .. } | Error::Timeout { .. } | Error::NotImplemented(_) => {
+            ("Backend", status)
+        }
         Error::Unauthorized(_)
         | Error::Forbidden(_)
         | Error::RouteNotFound { .. }

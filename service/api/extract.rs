@@ -36,7 +36,10 @@ pub trait WireBody: DeserializeOwned + Send + 'static {
 /// Extracts a [`WireBody`].
 pub struct JsonBody<T>(pub T);
 
-impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
+/// Extracts a body as it came, within the same limits.
+pub struct RawBody(pub Vec<u8>);
+
+impl FromRequest<AppState> for RawBody {
     type Rejection = Error;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self> {
@@ -46,13 +49,32 @@ impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
             timeout: state.settings.request_timeout,
             stall: state.settings.stall_timeout,
         };
-        let bytes = read(&head.headers, body, limits).await?;
+        read(&head.headers, body, limits).await.map(Self)
+    }
+}
+
+impl RawBody {
+    /// The body as JSON, read off the async threads when it is big.
+    ///
+    /// # Errors
+    /// When it is not what `T` is.
+    pub async fn parsed<T: WireBody>(self) -> Result<T> {
+        let Self(bytes) = self;
         if bytes.len() <= BIG_BODY_BYTES {
-            return parse(&bytes).map(Self);
+            return parse(&bytes);
         }
-        tokio::task::spawn_blocking(move || parse(&bytes).map(Self))
+        tokio::task::spawn_blocking(move || parse(&bytes))
             .await
             .map_err(|error| Error::Internal(format!("parsing a body: {error}")))?
+    }
+}
+
+impl<T: WireBody> FromRequest<AppState> for JsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self> {
+        let body = RawBody::from_request(request, state).await?;
+        body.parsed().await.map(Self)
     }
 }
 

@@ -7,13 +7,16 @@ pub mod access;
 mod addressed;
 mod answer;
 mod caller;
+mod chat;
 mod classify;
 mod cohere;
+mod completions;
 mod contested;
 mod docs;
 mod errors;
 mod extract;
 mod fields;
+mod generation;
 mod health;
 mod infinity;
 mod llama_cpp;
@@ -29,6 +32,7 @@ mod score;
 pub mod settings;
 mod tei;
 mod texts;
+pub mod upstream;
 mod vllm;
 mod xinference;
 
@@ -50,7 +54,7 @@ use utoipa::openapi::path::Operation;
 
 use self::{
     access::Access::{Admin, Inference, Metrics, Open},
-    docs::peers,
+    docs::{generating, peers},
     errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM, XINFERENCE},
     observe::RequestLog,
     rate::RateLimits,
@@ -168,6 +172,13 @@ pub static ROUTES: &[Route] = routes! {
         "/predict" "/tei/{model}/predict";
     post Inference TEI    "decode"  tei::decode, docs::tei_decode: "/decode" "/tei/{model}/decode";
     post Inference TEI    "tokenize" tei::tokenize, docs::tei_tokenize: "/tei/{model}/tokenize";
+    post Inference OPENAI "chat"    chat::completions, generating::chat:
+        "/v1/chat/completions" "/chat/completions" "/tei/{model}/v1/chat/completions";
+    post Inference OPENAI "complete" completions::completions, generating::completions:
+        "/v1/completions" "/completions";
+    post Inference OLLAMA "chat"    ollama::chat, generating::ollama_chat: "/api/chat";
+    post Inference OLLAMA "complete" ollama::generate, generating::ollama_generate:
+        "/api/generate";
     get  Inference TEI    "models"  tei::info, docs::tei_info: "/info" "/tei/{model}/info";
     get  Open      TEI    "probe"   tei::health, docs::tei_health:
         "/tei/{model}/health" "/tei/{model}/ping" "/tei/{model}";

@@ -14,7 +14,7 @@ use super::{
     xinference::{ModelType, records},
 };
 use crate::{
-    engine::request::{ModelState, Task, score_meaning},
+    engine::request::{ModelInfo, ModelState, Task, score_meaning},
     error::{Error, Result},
     fleet::FleetModel,
 };
@@ -43,8 +43,8 @@ pub struct ModelRecord {
     root: String,
     /// Always null (vLLM).
     parent: Option<String>,
-    /// `embedding` or `rerank` (classifiers, too); clients choose by it what they do with the
-    /// model. Null while one that the catalogue does not know loads.
+    /// `embedding`, `rerank` (classifiers, too) or `LLM`; clients choose by it what they do with
+    /// the model. Null while one that the catalogue does not know loads.
     model_type: Option<&'static str>,
     /// `normal` for a reranker (Xinference).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub struct ModelRecord {
     model_engine: &'static str,
     model_format: &'static str,
     model_ability: &'static [&'static str],
-    /// What can be asked of it here: embed, rerank, classify.
+    /// What can be asked of it here: embed, rerank, classify, generate.
     tasks: Vec<&'static str>,
     model_hub: Option<&'static str>,
     model_revision: Option<String>,
@@ -169,15 +169,16 @@ impl ModelRecord {
         let FleetModel {
             info, known, spec, ..
         } = model;
+        let tasks = tasks(&info);
+        let generator = info.generator;
         let encoder = info.encoder;
         let known = known.as_ref();
         // Until the files are read, the catalogue has the numbers.
         let dimensions = encoder.as_ref().map(|e| e.dimensions);
         let dimensions = dimensions.or(known.and_then(|entry| entry.dimensions));
         let max_tokens = encoder.as_ref().map(|e| e.max_tokens);
+        let max_tokens = max_tokens.or(generator.map(|g| g.max_context));
         let max_tokens = max_tokens.or(known.map(|entry| entry.max_tokens));
-        let fits = |task: &Task| encoder.as_ref().is_some_and(|encoder| task.fits(encoder));
-        let tasks = Task::ALL.into_iter().filter(fits).map(Task::name).collect();
         let (state, state_reason) = match info.state {
             ModelState::Loading => ("loading", None),
             ModelState::Ready => ("ready", None),
@@ -220,6 +221,19 @@ impl ModelRecord {
             origin: info.origin,
             encoder: encoder.map(EncoderRecord::from),
         }
+    }
+}
+
+/// What can be asked of a model; nothing while nothing is known of it.
+fn tasks(info: &ModelInfo) -> Vec<&'static str> {
+    let all = Task::ALL.into_iter();
+    match (&info.encoder, &info.generator) {
+        (Some(encoder), _) => all
+            .filter(|task| task.fits(encoder))
+            .map(Task::name)
+            .collect(),
+        (None, Some(_)) => vec![Task::Generate.name()],
+        (None, None) => Vec::new(),
     }
 }
 

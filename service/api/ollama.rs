@@ -1,8 +1,9 @@
-//! Ollama's embedding routes: `/api/embed` and the older `/api/embeddings`. What is told of models
-//! is in `ollama/models.rs`; `/api/rerank`, which Ollama itself lacks, is in `rerank.rs`.
+//! Ollama's embedding routes: `/api/embed` and the older `/api/embeddings`. Chats are in
+//! `ollama/chat.rs`, what is told of models is in `ollama/models.rs`; `/api/rerank`, which Ollama
+//! itself lacks, is in `rerank.rs`.
 //! What the fields mean: §7 of the API contract.
 
-mod clock;
+mod chat;
 mod keep_alive;
 mod models;
 
@@ -13,6 +14,7 @@ use retort_models::{Heads, TruncationSide};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::chat::{OllamaAnswer, OllamaChatBody, OllamaGenerateBody, chat, generate};
 use self::keep_alive::Wish;
 pub use self::models::{
     OllamaModels, OllamaProcesses, OllamaPullBody, OllamaShow, OllamaShowBody, OllamaStatus,

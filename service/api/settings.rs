@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::access::ApiKeys;
 pub use super::rate::RateSettings;
+use super::{access::ApiKeys, upstream::Upstreams};
 pub use crate::config::TokenIds;
 
 /// What pages of the allowed origins may call from a browser.
@@ -40,6 +40,8 @@ pub struct ApiSettings {
     pub return_documents: bool,
     /// Whether `/metrics` answers without a key when keys are set.
     pub metrics_open: bool,
+    /// Servers elsewhere that answer for some models.
+    pub upstreams: Upstreams,
     /// `host:port` as the model records tell it.
     pub address: String,
     /// The version of the ONNX Runtime that was loaded.
@@ -60,6 +62,7 @@ impl Default for ApiSettings {
             rate: RateSettings::default(),
             return_documents: false,
             metrics_open: true,
+            upstreams: Upstreams::default(),
             address: "127.0.0.1:9997".into(),
             onnxruntime_version: String::new(),
         }

@@ -3,8 +3,10 @@
 
 mod access;
 mod bad_input;
+mod chat;
 mod classify;
 mod cohere;
+mod completions;
 mod dify;
 mod embeddings;
 mod golden;

@@ -3,6 +3,7 @@
 
 mod cached;
 mod cal_model_mem;
+mod chat;
 mod check;
 mod doctor;
 mod embed;
@@ -54,6 +55,7 @@ Examples:
   retort embed 'Hello, world'                embed without a server
   retort embed --file texts.txt --output vectors.npy
   retort rerank 'where is the river' 'a boat' 'the river bank' --model bge-reranker-v2-m3
+  retort chat qwen2.5-instruct               talk with a model of a running server
   retort verify bge-m3                       whether it gives the published numbers here
   retort launch -n bge-m3 -t embedding       load one more into a running server
   retort doctor                              what is wrong, and what to do about it
@@ -88,6 +90,8 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// Put documents in the order of what they say about a query, without a server
     Rerank(rerank::RerankArgs),
+    /// Talk with a model of a running server
+    Chat(chat::ChatArgs),
     /// List the known and the configured models, and which are on this machine
     Models(models::ModelsArgs),
     /// Say how much memory models will take, without loading them
@@ -202,6 +206,7 @@ fn run(cli: Cli, context: &Context) -> Result<ExitCode, Failure> {
         Command::Pull(args) => pull::run(args, context),
         Command::Embed(args) => embed::run(args, context),
         Command::Rerank(args) => rerank::run(args, context),
+        Command::Chat(args) => chat::run(args, context),
         Command::Models(args) => models::run(args, context),
         Command::Estimate(args) => estimate::run(args, context),
         Command::CalModelMem(args) => cal_model_mem::run(&args, context),

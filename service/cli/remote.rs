@@ -1,5 +1,6 @@
 //! A running server, as the commands that manage its models reach it.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use clap::Args;
@@ -83,6 +84,24 @@ impl Remote {
         self.read(self.signed(request).send_json(body))
     }
 
+    /// POSTs JSON to a path whose answer is lines that come one after another, for as long as that
+    /// takes.
+    pub fn lines(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>, Failure> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.config().timeout_global(None).build();
+        let mut response = self.answered(self.signed(request).send_json(body))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.body_mut().read_to_string().unwrap_or_default();
+            return Err(refusal(&self.url, status.as_u16(), &body));
+        }
+        Ok(BufReader::new(response.into_body().into_reader()).lines())
+    }
+
     /// DELETEs a path.
     pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let request = self.agent.delete(format!("{}{path}", self.url));
@@ -96,15 +115,23 @@ impl Remote {
         }
     }
 
+    fn answered(
+        &self,
+        answer: Result<http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<http::Response<ureq::Body>, Failure> {
+        let url = &self.url;
+        answer.map_err(|error| {
+            Failure::new(format!("no server answers at `{url}`: {error}"))
+                .with_hint("start one with `retort serve`, or name another with `--endpoint`")
+        })
+    }
+
     fn read<T: DeserializeOwned>(
         &self,
         answer: Result<http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, Failure> {
         let url = &self.url;
-        let mut response = answer.map_err(|error| {
-            Failure::new(format!("no server answers at `{url}`: {error}"))
-                .with_hint("start one with `retort serve`, or name another with `--endpoint`")
-        })?;
+        let mut response = self.answered(answer)?;
         let status = response.status();
         let body = response.body_mut().read_to_string().unwrap_or_default();
         if !status.is_success() {
@@ -120,7 +147,8 @@ impl Remote {
 /// What a server that refuses has to say.
 fn refusal(url: &str, status: u16, body: &str) -> Failure {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
-    let failure = match body["detail"].as_str() {
+    let told = body["detail"].as_str().or_else(|| body["error"].as_str());
+    let failure = match told {
         Some(detail) => Failure::new(detail),
         None => Failure::new(format!(
             "the server at `{url}` answered with status {status}"

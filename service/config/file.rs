@@ -9,6 +9,7 @@ use toml::{Spanned, Table, Value};
 use super::Error;
 use super::layers::Layers;
 use super::settings::{MODEL, SETTINGS, Setting, setting};
+use super::upstream::{RawUpstream, UPSTREAM};
 
 /// The settings that a file gives, as typed; `[[model]]` tables are filled up with defaults.
 pub fn read(
@@ -27,6 +28,12 @@ pub fn read(
         if section == MODEL {
             check_models(&place, value, defaults)?;
             given.push((MODEL, fill_models(&plain[MODEL], defaults)));
+            continue;
+        }
+        if section == UPSTREAM {
+            let tables: Result<Vec<RawUpstream>, _> = plain[UPSTREAM].clone().try_into();
+            tables.map_err(|error| place.error(value.span().start, error.message()))?;
+            given.push((UPSTREAM, plain[UPSTREAM].clone()));
             continue;
         }
         let keys = keys_of(section);

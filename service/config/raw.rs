@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::upstream::RawUpstream;
+
 /// The document as typed; one field per key of `config.toml`, no more and no fewer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +17,8 @@ pub(super) struct Raw {
     pub(super) embeddings: RawEmbeddings,
     pub(super) rerank: RawRerank,
     pub(super) model: Vec<RawModel>,
+    #[serde(default)]
+    pub(super) upstream: Vec<RawUpstream>,
 }
 
 #[derive(Deserialize)]

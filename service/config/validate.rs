@@ -13,6 +13,7 @@ use retort_models::{Catalog, DtypeChoice, Pooling, Task};
 use super::model::{self, ModelEntry, REPLICAS_MAX};
 use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawScheduling, RawServer};
 use super::settings::{MODEL, setting};
+use super::upstream::upstreams;
 use super::{
     Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose,
     SchedulingConfig, Secret, ServerConfig, TokenIds, Verify,
@@ -37,7 +38,9 @@ pub fn validate(
         .map_err(|error: toml::de::Error| Error::new(error.message()))?;
     let rules = Rules { layers };
     let catalog = rules.catalog(&raw.models.catalog_dir)?;
+    let models = rules.models(&raw, &catalog, environment)?;
     let mut config = Config {
+        upstreams: upstreams(&raw.upstream, &models)?,
         server: rules.server(&raw.server)?,
         limits: rules.limits(&raw.limits)?,
         cpu: rules.cpu(&raw.cpu)?,
@@ -58,7 +61,7 @@ pub fn validate(
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
         memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
         provision: rules.provision(&raw, environment)?,
-        models: rules.models(&raw, &catalog, environment)?,
+        models,
         catalog: Arc::new(catalog),
         verify: match raw.models.verify.as_str() {
             "first-load" => Verify::FirstLoad,

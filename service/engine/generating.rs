@@ -9,6 +9,7 @@ use super::{
     encode::priority,
     generate::{
         GenerateStream, MAX_PREFILL_TOKENS, MAX_SEQUENCES, Parts, Pipeline, PipelineLimits, Turns,
+        template::ChatTemplate,
     },
     request::{GenerateRequest, Task},
     served::Served,
@@ -98,6 +99,14 @@ impl Generator {
     /// How the model turns messages into a prompt, as its checkpoint has it.
     pub fn chat_template(&self) -> Option<&Arc<str>> {
         self.lease.chat_template()
+    }
+
+    /// The same, compiled.
+    ///
+    /// # Errors
+    /// When the checkpoint has none, or one that cannot be read.
+    pub fn template(&self) -> Result<Arc<ChatTemplate>> {
+        self.lease.template()
     }
 
     /// Continues a prompt; the `model` of the request is not looked at. See [`Engine::generate`].

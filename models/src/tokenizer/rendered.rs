@@ -70,6 +70,13 @@ impl Tokenizer {
         })
     }
 
+    /// How all special tokens are written: what nobody but a template may say.
+    pub fn special_texts(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder().into_values();
+        let special = added.filter(|token| token.special && !token.content.is_empty());
+        special.map(|token| token.content).collect()
+    }
+
     /// All added tokens, the longest first.
     fn control_names(&self) -> Vec<Name> {
         let added = self.inner.get_added_tokens_decoder().into_iter();

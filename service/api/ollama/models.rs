@@ -8,13 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::header;
-use retort_models::{EncoderInfo, Heads};
+use retort_models::Heads;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::clock::rfc3339;
 use crate::{
     api::{
         AppState,
@@ -29,6 +28,7 @@ use crate::{
     error::{Error, Result},
     fleet::{FleetModel, Stage},
     keep_alive::KeepAlive,
+    unix_time::rfc3339,
 };
 
 /// The version of Ollama whose routes these are; clients compare it with the least they need.
@@ -120,7 +120,7 @@ pub struct OllamaShow {
     details: OllamaDetails,
     /// Numbers under the names that GGUF files have them.
     model_info: BTreeMap<String, Value>,
-    /// `embedding`, and `rerank` and `classify`, which Ollama does not know.
+    /// `embedding` or `completion`, and `rerank` and `classify`, which Ollama does not know.
     capabilities: [&'static str; 1],
     /// When it was loaded.
     modified_at: String,
@@ -178,8 +178,8 @@ pub async fn show(
     JsonBody(body): JsonBody<OllamaShowBody>,
 ) -> Result<Json<OllamaShow>> {
     let info = named(&state.engine, body.model.or(body.name))?;
-    let encoder = loaded(&info)?;
-    Ok(Json(OllamaShow::new(&info, encoder)))
+    let facts = Facts::loaded(&info)?;
+    Ok(Json(OllamaShow::new(&info, &facts)))
 }
 
 /// `POST /api/pull`: a model that is served need not be fetched.
@@ -213,7 +213,8 @@ pub fn nothing_from(engine: &Engine, model: Option<&str>) -> Result<EmbedRespons
     let model = match model {
         Some(name) => {
             let info = engine.model(name)?;
-            Task::Embed.check(&info.name, loaded(&info)?)?;
+            Facts::loaded(&info)?;
+            info.check(Task::Embed)?;
             info.name
         }
         None => String::new(),
@@ -232,20 +233,69 @@ fn named(engine: &Engine, model: Option<String>) -> Result<ModelInfo> {
     engine.model(&name)
 }
 
-fn loaded(info: &ModelInfo) -> Result<&EncoderInfo> {
-    info.encoder.as_ref().ok_or_else(|| {
-        let name = &info.name;
-        Error::NotReady(match &info.state {
-            ModelState::Failed(reason) => format!("model `{name}` did not load: {reason}"),
-            ModelState::Loading | ModelState::Ready => format!("model `{name}` is still loading"),
-        })
+/// What is told of encoders and of models that generate alike.
+struct Facts<'a> {
+    kind: ModelKind,
+    architecture: &'a str,
+    parameters: u64,
+    weights_bytes: u64,
+    /// What it computes in, or how its weights are kept.
+    dtype: &'a str,
+    context_length: usize,
+    /// Length of a vector; 0 when it gives none.
+    dimensions: usize,
+    device: &'a str,
+}
+
+impl<'a> Facts<'a> {
+    /// Nothing for a model of which nothing is known yet.
+    fn of(info: &'a ModelInfo) -> Option<Self> {
+        let encoder = info.encoder.as_ref().map(|encoder| Self {
+            kind: ModelKind::of(encoder),
+            architecture: &encoder.architecture,
+            parameters: encoder.parameters,
+            weights_bytes: encoder.weights_bytes,
+            dtype: &encoder.dtype,
+            context_length: encoder.max_tokens,
+            dimensions: encoder.dimensions,
+            device: &encoder.device,
+        });
+        let generator = || {
+            info.generator.as_ref().map(|decoder| Self {
+                kind: ModelKind::Generator,
+                architecture: &decoder.architecture,
+                parameters: decoder.parameters,
+                weights_bytes: decoder.weights_bytes,
+                dtype: decoder.weights.name(),
+                context_length: decoder.max_context,
+                dimensions: 0,
+                device: &decoder.device,
+            })
+        };
+        encoder.or_else(generator)
+    }
+
+    /// Those of a model that must have loaded.
+    ///
+    /// # Errors
+    /// When it has not, and why.
+    fn loaded(info: &'a ModelInfo) -> Result<Self> {
+        Self::of(info).ok_or_else(|| not_loaded(info))
+    }
+}
+
+fn not_loaded(info: &ModelInfo) -> Error {
+    let name = &info.name;
+    Error::NotReady(match &info.state {
+        ModelState::Failed(reason) => format!("model `{name}` did not load: {reason}"),
+        ModelState::Loading | ModelState::Ready => format!("model `{name}` is still loading"),
     })
 }
 
 impl OllamaModel {
     /// Nothing for a model of which nothing is known yet.
     fn new(info: &ModelInfo) -> Option<Self> {
-        let encoder = info.encoder.as_ref()?;
+        let facts = Facts::of(info)?;
         let revision = info.revision.as_deref().unwrap_or_default();
         let digest = Sha256::digest(format!("{}@{revision}", info.name));
         let name = format!("{}:latest", info.name);
@@ -253,9 +303,9 @@ impl OllamaModel {
             model: name.clone(),
             name,
             modified_at: rfc3339(info.created),
-            size: encoder.weights_bytes,
+            size: facts.weights_bytes,
             digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            details: encoder.into(),
+            details: (&facts).into(),
         })
     }
 }
@@ -267,32 +317,32 @@ impl OllamaProcess {
             return None;
         }
         let model = OllamaModel::new(&member.info)?;
-        let encoder = member.info.encoder.as_ref()?;
+        let facts = Facts::of(&member.info)?;
         let stays = match member.keep_alive {
             KeepAlive::For(time) => member.unloads_in.unwrap_or(time).as_secs(),
             KeepAlive::Forever => A_LONG_TIME_SECONDS,
         };
-        let accelerated = !encoder.device.starts_with("cpu");
+        let accelerated = !facts.device.starts_with("cpu");
         Some(Self {
             size_vram: if accelerated { model.size } else { 0 },
             expires_at: rfc3339(now() + stays),
-            context_length: encoder.max_tokens,
+            context_length: facts.context_length,
             model,
         })
     }
 }
 
-impl From<&EncoderInfo> for OllamaDetails {
-    fn from(encoder: &EncoderInfo) -> Self {
-        let family = encoder.architecture.clone();
+impl From<&Facts<'_>> for OllamaDetails {
+    fn from(facts: &Facts<'_>) -> Self {
+        let family = facts.architecture.to_owned();
         Self {
             parent_model: String::new(),
             format: "onnx",
             families: vec![family.clone()],
             family,
-            parameter_size: size_in_words(encoder.parameters),
-            quantization_level: match encoder.dtype.as_str() {
-                "float32" => "F32".into(),
+            parameter_size: size_in_words(facts.parameters),
+            quantization_level: match facts.dtype {
+                "float32" | "fp32" => "F32".into(),
                 "float16" => "F16".into(),
                 "bfloat16" => "BF16".into(),
                 other => other.to_ascii_uppercase(),
@@ -302,27 +352,27 @@ impl From<&EncoderInfo> for OllamaDetails {
 }
 
 impl OllamaShow {
-    fn new(info: &ModelInfo, encoder: &EncoderInfo) -> Self {
-        let family = &encoder.architecture;
+    fn new(info: &ModelInfo, facts: &Facts<'_>) -> Self {
+        let family = facts.architecture;
         let mut model_info: BTreeMap<String, Value> = BTreeMap::from([
-            ("general.architecture".into(), family.as_str().into()),
-            ("general.parameter_count".into(), encoder.parameters.into()),
+            ("general.architecture".into(), family.into()),
+            ("general.parameter_count".into(), facts.parameters.into()),
             (
                 format!("{family}.context_length"),
-                encoder.max_tokens.into(),
+                facts.context_length.into(),
             ),
         ]);
-        if encoder.dimensions > 0 {
+        if facts.dimensions > 0 {
             let key = format!("{family}.embedding_length");
-            model_info.insert(key, encoder.dimensions.into());
+            model_info.insert(key, facts.dimensions.into());
         }
         Self {
             modelfile: format!("FROM {}:latest\n", info.name),
             parameters: String::new(),
             template: "{{ .Prompt }}",
-            details: encoder.into(),
+            details: facts.into(),
             model_info,
-            capabilities: [match ModelKind::of(encoder) {
+            capabilities: [match facts.kind {
                 ModelKind::Embedding => "embedding",
                 ModelKind::Reranker => "rerank",
                 ModelKind::Classifier => "classify",

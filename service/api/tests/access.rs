@@ -40,16 +40,18 @@ const OPEN_TO_POST: &[&str] = &["/ping", "/token"];
 
 fn locked() -> Server {
     let keys = ApiKeys::new(["right", "other"]).with_admin(["admin"]);
-    Server::family_with(ApiSettings {
+    let server = Server::family_with(ApiSettings {
         keys,
         ..ApiSettings::default()
-    })
+    });
+    chat::add(&server, "x");
+    server
 }
 
 /// What every route that takes a body finds its fields in.
 const BODY: &str = r#"{"input":"a","query":"a","documents":["a"],"text_1":"a","text_2":"a",
     "inputs":"a","ids":[5],"tokens":[5],"texts":["a"],"text":"a","prompt":"a","name":"fake",
-    "password":"right"}"#;
+    "password":"right","messages":[{"role":"user","content":"a"}]}"#;
 
 fn body(path: &str) -> &'static str {
     match path {
@@ -67,6 +69,8 @@ fn body(path: &str) -> &'static str {
 fn concrete(path: &str) -> String {
     let model = if path.ends_with("/predict") {
         "nli"
+    } else if path.contains("/chat/") {
+        "chat"
     } else {
         "m3"
     };
@@ -193,6 +197,7 @@ async fn what_changes_the_server_is_for_admin_keys() {
 #[tokio::test]
 async fn without_keys_the_headers_are_not_looked_at() {
     let family = Server::family();
+    chat::add(&family, "x");
     for route in ROUTES {
         for path in route.paths {
             for sent in [

@@ -40,6 +40,7 @@ pub fn model_type(model: &FleetModel) -> Option<ModelType> {
 pub fn abilities(model: &FleetModel) -> &'static [&'static str] {
     match (model.info.kind(), model_type(model)) {
         (Some(ModelKind::Classifier), _) => &["classify"],
+        (Some(ModelKind::Generator), _) => &["generate", "chat"],
         (_, Some(ModelType::Embedding)) => &["embed"],
         (_, Some(ModelType::Rerank)) => &["rerank"],
         (_, Some(ModelType::Llm | ModelType::Other(_)) | None) => &[],

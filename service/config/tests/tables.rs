@@ -65,3 +65,53 @@ fn a_model_is_computed_in_what_it_says_or_else_in_what_all_are() {
         );
     }
 }
+
+#[test]
+fn servers_elsewhere_are_tables() {
+    let load = |tables: &str| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("retort.toml");
+        std::fs::write(&file, tables).expect("a written file");
+        let mut inputs = inputs();
+        inputs.file = Some(file);
+        load(&inputs)
+    };
+    let told = load(
+        "[[upstream]]\nurl = \"http://10.0.0.5:8000/v1/\"\nmodels = [\"a\", \"b\"]\n\
+         api_key = \"k\"\n[[upstream]]\nurl = \"https://example.org/x\"\nmodels = [\"c\"]\n",
+    );
+    let told = told
+        .unwrap_or_else(|error| panic!("{error}"))
+        .config
+        .upstreams;
+    assert_eq!(
+        (&told[0].url[..], told[0].models.len()),
+        ("http://10.0.0.5:8000", 2)
+    );
+    assert_eq!(told[0].api_key.as_ref().map(Secret::expose), Some("k"));
+    assert_eq!(
+        (&told[1].url[..], told[1].api_key.is_none()),
+        ("https://example.org/x", true)
+    );
+    assert!(load("").is_ok_and(|loaded| loaded.config.upstreams.is_empty()));
+    for (wrong, sentence) in [
+        (
+            "[[upstream]]\nurl = \"ftp://x\"\nmodels = [\"a\"]",
+            "`ftp://x`",
+        ),
+        ("[[upstream]]\nurl = \"http://x\"\nmodels = []", "`models`"),
+        (
+            "[[upstream]]\nurl = \"http://x\"\nmodels = [\"a\", \"a\"]",
+            "`a`",
+        ),
+        ("[[upstream]]\nurl = \"http://x\"", "missing field `models`"),
+        (
+            "[[upstream]]\nurl = \"http://x\"\nmodel = [\"a\"]",
+            "unknown field `model`",
+        ),
+        ("upstream = 5", "line 1"),
+    ] {
+        let error = error_of(load(wrong)).message;
+        assert!(error.contains(sentence), "{wrong}: {error}");
+    }
+}

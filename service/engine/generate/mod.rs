@@ -10,10 +10,12 @@ mod logprobs;
 mod penalties;
 mod prompt;
 mod random;
+pub mod reasoning;
 mod sampling;
 mod scheduler;
 mod stop;
 mod stream;
+pub mod template;
 mod turn;
 mod worker;
 
@@ -43,6 +45,7 @@ use self::{
     scheduler::{Scheduler, SchedulerLimits},
     stop::StopTexts,
     stream::Beginning,
+    template::{ChatTemplate, SpecialTexts},
     worker::{Worker, WorkerParts},
 };
 pub use self::{
@@ -99,6 +102,8 @@ pub struct Pipeline {
     name: Arc<str>,
     known: Known,
     chat_template: Option<Arc<str>>,
+    /// Compiled for the first request that needs it.
+    template: OnceLock<Result<Arc<ChatTemplate>>>,
     /// Made for the first request that needs it.
     grammars: OnceLock<Result<Grammars>>,
     inbox: Arc<Inbox>,
@@ -149,6 +154,7 @@ impl Pipeline {
             name: parts.name,
             known,
             chat_template: parts.chat_template,
+            template: OnceLock::new(),
             grammars: OnceLock::new(),
             inbox,
             telemetry: parts.telemetry,
@@ -179,6 +185,35 @@ impl Pipeline {
     /// How it turns messages into a prompt.
     pub fn chat_template(&self) -> Option<&Arc<str>> {
         self.chat_template.as_ref()
+    }
+
+    /// What turns messages into a prompt.
+    ///
+    /// # Errors
+    /// When the checkpoint has none, or one that cannot be read.
+    pub fn template(&self) -> Result<Arc<ChatTemplate>> {
+        self.template.get_or_init(|| self.compile()).clone()
+    }
+
+    fn compile(&self) -> Result<Arc<ChatTemplate>> {
+        let refused =
+            |what: String| Error::invalid("model", format!("model `{}` {what}", self.name));
+        let source = self.chat_template.as_deref().ok_or_else(|| {
+            let what = "has no chat template, so it cannot answer messages; send a prompt to \
+                        `/v1/completions`";
+            refused(what.into())
+        })?;
+        let tokenizer = self.tokenizer();
+        let named = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
+        let special = SpecialTexts {
+            bos: named(self.info().bos_token_id).unwrap_or_default(),
+            eos: named(self.info().eos_token_ids.first().copied()).unwrap_or_default(),
+            control: tokenizer.special_texts(),
+        };
+        let template = ChatTemplate::compile(source, special);
+        template
+            .map(Arc::new)
+            .map_err(|reason| refused(format!("has a chat template that cannot be read: {reason}")))
     }
 
     /// Refuses early what would be refused later: what is out of range, or too much for now.

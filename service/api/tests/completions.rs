@@ -1,0 +1,223 @@
+//! Texts to be gone on with, chats as Ollama's clients have them, and chats that go elsewhere.
+
+use serde_json::json;
+
+use super::{
+    chat::{add, events, hello, saying},
+    *,
+};
+
+#[tokio::test]
+async fn texts_are_gone_on_with() {
+    let server = saying("Hello");
+    let body = json!({
+        "model": "chat", "prompt": ["one ", "two "], "echo": true, "n": 2, "temperature": 0,
+    });
+    let answer = server.ok("/v1/completions", &body).await;
+    assert_eq!(answer["object"], "text_completion");
+    let choices = answer["choices"].as_array().unwrap();
+    let texts: Vec<_> = choices
+        .iter()
+        .map(|c| c["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(texts, ["one Hello", "one Hello", "two Hello", "two Hello"]);
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    streamed["stream_options"] = json!({"include_usage": true});
+    let all = events(&server.post("/completions", streamed.to_string()).await);
+    for (index, expected) in texts.iter().enumerate() {
+        let of = all.iter().filter(|e| e["choices"][0]["index"] == index);
+        let text: String = of
+            .map(|e| e["choices"][0]["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(text, **expected);
+    }
+    assert_eq!(all.last().unwrap()["usage"], answer["usage"]);
+    let ids = json!({"model": "chat", "prompt": [5, 6, 7], "max_tokens": 1});
+    let answer = server.ok("/v1/completions", &ids).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 3);
+    for (status, more) in [
+        (400, json!({"prompt": []})),
+        (400, json!({"prompt": [999_999]})),
+        (400, json!({"logprobs": -1})),
+        (404, json!({"model": "other"})),
+        (400, json!({"model": "fake"})),
+    ] {
+        let mut body = json!({"model": "chat", "prompt": "a"});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        server
+            .post("/v1/completions", body.to_string())
+            .await
+            .error(status);
+    }
+}
+
+fn lines(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("content-type"), "application/x-ndjson");
+    let text = answer.text();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
+#[tokio::test]
+async fn ollamas_clients_chat() {
+    let server = saying("<think>hm</think>Hello");
+    let mut body = json!({
+        "model": "chat:latest", "messages": [{"role": "user", "content": "hi"}],
+        "options": {"temperature": 0, "num_predict": -1, "num_ctx": 2048},
+    });
+    let all = lines(&server.post("/api/chat", body.to_string()).await);
+    let (last, steps) = all.split_last().unwrap();
+    let content = steps
+        .iter()
+        .map(|line| line["message"]["content"].as_str().unwrap());
+    assert_eq!(content.collect::<String>(), "Hello");
+    let thoughts = steps
+        .iter()
+        .filter_map(|line| line["message"]["thinking"].as_str());
+    assert_eq!(thoughts.collect::<String>(), "hm");
+    assert!(
+        steps
+            .iter()
+            .all(|line| line["done"] == false && line["model"] == "chat:latest")
+    );
+    assert_eq!(last["done"], true);
+    assert_eq!(last["done_reason"], "stop");
+    assert_eq!(last["message"], json!({"role": "assistant", "content": ""}));
+    assert!(last["eval_count"].as_u64().unwrap() > 2 && last["total_duration"].is_u64());
+    assert!(last["prompt_eval_count"].as_u64().unwrap() > 2);
+    body["stream"] = false.into();
+    let whole = server.ok("/api/chat", &body).await;
+    assert_eq!(whole["message"]["content"], "Hello");
+    assert_eq!(whole["done"], true);
+
+    let mut body = json!({"model": "chat", "prompt": "hi", "options": {"temperature": 0}});
+    let all = lines(&server.post("/api/generate", body.to_string()).await);
+    let text = all.iter().map(|line| line["response"].as_str().unwrap());
+    assert_eq!(text.collect::<String>(), "Hello");
+    assert!(all.last().unwrap()["context"].is_array());
+    body["stream"] = false.into();
+    body["system"] = "be brief".into();
+    let templated = server.ok("/api/generate", &body).await;
+    assert_eq!(templated["thinking"], "hm");
+    body["raw"] = true.into();
+    let raw = server.ok("/api/generate", &body).await;
+    assert_eq!(raw["response"], "<think>hm</think>Hello");
+    let count = |answer: &Value| answer["prompt_eval_count"].as_u64().unwrap();
+    assert!(count(&raw) < count(&templated));
+}
+
+#[tokio::test]
+async fn nothing_said_to_ollama_loads_or_unloads() {
+    for (path, key) in [("/api/chat", "message"), ("/api/generate", "response")] {
+        let server = saying("x");
+        let body = json!({"model": "chat", "keep_alive": "5m"});
+        server.ok(path, &body).await;
+        let kept = server.fleet.model("chat").unwrap().keep_alive;
+        let five = Duration::from_secs(300);
+        assert_eq!(kept, crate::keep_alive::KeepAlive::For(five));
+        let answer = server.ok(path, &json!({"model": "chat"})).await;
+        assert_eq!(answer["done_reason"], "load");
+        assert!(answer.get(key).is_some() && answer["done"] == true);
+        let body = json!({"model": "chat", "keep_alive": 0});
+        let answer = server.ok(path, &body).await;
+        assert_eq!(answer["done_reason"], "unload");
+        let missing = server.post(path, r#"{"model":"x"}"#).await;
+        assert_eq!(missing.status, 404, "{}", missing.text());
+        let sentence = missing.json()["error"].as_str().unwrap().to_owned();
+        assert!(sentence.starts_with("model 'x' not found"), "{sentence}");
+    }
+}
+
+/// A server elsewhere that answers everything with what it was sent, in two pieces.
+async fn elsewhere() -> String {
+    let echo = async |headers: HeaderMap, body: String| {
+        let key = headers["authorization"].to_str().unwrap().to_owned();
+        let events = format!("data: {key}\n\ndata: {body}\n\n");
+        ([("content-type", "text/event-stream")], events)
+    };
+    let router = Router::new()
+        .route("/v1/chat/completions", axum::routing::post(echo))
+        .route(
+            "/v1/completions",
+            axum::routing::post(async || StatusCode::IM_A_TEAPOT),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn chats_with_models_elsewhere_are_passed_on() {
+    let upstream = |url: String, model: &str| crate::config::UpstreamConfig {
+        url,
+        models: vec![model.into()],
+        api_key: Some(crate::config::Secret::new("s3cret")),
+    };
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let upstreams = [
+        upstream(elsewhere().await, "large"),
+        upstream(nobody, "gone"),
+    ];
+    let server = Server::with_settings(ApiSettings {
+        upstreams: crate::api::upstream::Upstreams::new(&upstreams),
+        ..ApiSettings::default()
+    });
+    add(&server, "here");
+    // Nothing of the body is understood here, and nothing of it is lost.
+    let body = r#"{"model":"large","messages":5, "stream":true,"new":{"a":[]}}"#;
+    let answer = server.post("/v1/chat/completions", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("content-type"), "text/event-stream");
+    assert_eq!(
+        answer.text(),
+        format!("data: Bearer s3cret\n\ndata: {body}\n\n")
+    );
+    assert_eq!(server.post("/completions", body).await.status, 418);
+    let gone = server
+        .post("/v1/chat/completions", r#"{"model":"gone"}"#)
+        .await;
+    let told = gone.error(502);
+    assert!(
+        told.contains("`gone` cannot be reached") && !told.contains("127.0.0.1"),
+        "{told}"
+    );
+    let here = server.ok("/v1/chat/completions", &hello()).await;
+    assert_eq!(here["choices"][0]["message"]["content"], "here");
+    assert!(server.metrics().contains(r#"model="large",code="200""#));
+}
+
+#[tokio::test]
+async fn a_model_that_generates_is_listed_as_such() {
+    let server = saying("x");
+    let record = server.get("/v1/models/chat").await.json();
+    for (key, value) in [
+        ("model_type", json!("LLM")),
+        ("model_ability", json!(["generate", "chat"])),
+        ("tasks", json!(["generate"])),
+        ("max_model_len", json!(512)),
+        ("dimensions", json!(null)),
+    ] {
+        assert_eq!(record[key], value, "{key}");
+    }
+    for path in ["/api/tags", "/api/ps"] {
+        let models = server.get(path).await.json();
+        let models = models["models"].as_array().unwrap();
+        let found = models.iter().find(|model| model["name"] == "chat:latest");
+        assert_eq!(found.unwrap()["details"]["family"], "fake", "{path}");
+    }
+    let show = server.ok("/api/show", &json!({"model": "chat"})).await;
+    assert_eq!(show["capabilities"], json!(["completion"]));
+    assert_eq!(show["model_info"]["fake.context_length"], 512);
+    // It has no vectors, not even of nothing.
+    let none = server
+        .post("/api/embed", r#"{"model":"chat","input":[]}"#)
+        .await;
+    assert_eq!(none.status, 400, "{}", none.text());
+}
