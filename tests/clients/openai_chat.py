@@ -14,7 +14,7 @@ import openai
 
 from checks import expect, raised, run
 
-MESSAGES = [{"role": "user", "content": "Say hello."}]
+MESSAGES = [{"role": "user", "content": "Once upon a time"}]
 
 
 class Checks:

@@ -4,6 +4,7 @@ pub mod client;
 pub mod numbers;
 pub mod ranking;
 pub mod server;
+pub mod stories;
 
 use std::{path::PathBuf, sync::LazyLock};
 
