@@ -32,7 +32,7 @@ pub mod verify;
 
 pub use batch::{Batch, Encoding};
 pub use catalog::{Catalog, CatalogError, Task};
-pub use decoder::blocks::BlockPool;
+pub use decoder::blocks::{BlockPool, Owner as BlockOwner};
 pub use decoder::generate::{Generate, GeneratorInfo, SequenceStep, StepLogits};
 pub use decoder::{DecoderInfo, DecoderModel, DecoderOptions, DecoderWeights, GenerationDefaults};
 pub use dtype::{Dtype, DtypeChoice, Fidelity, Measured};

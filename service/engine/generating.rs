@@ -117,11 +117,11 @@ impl Generator {
         let engine = self.engine;
         request.deadline = request.deadline.or(engine.caller.deadline);
         let counted = Counted::new(&engine);
-        let lease = self.lease;
+        let (lease, tenant) = (self.lease, engine.caller.tenant);
         lease.check(&request)?;
         // A prompt may be long, and tokenizing it is arithmetic.
         let submit = move || {
-            let stream = lease.submit(&request)?;
+            let stream = lease.submit(&request, tenant)?;
             // The stream outlives the pipeline where that is unloaded under it.
             Ok(stream.guarded(lease.let_go()))
         };

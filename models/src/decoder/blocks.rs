@@ -3,8 +3,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What a block holds: these tokens after those of the block before it.
-type Place = (Option<u32>, Box<[u32]>);
+/// Whose a text is: what was computed for one owner is never found for another, so that nobody can
+/// tell by the time of an answer what others have asked.
+pub type Owner = [u8; 32];
+
+/// What a block holds: these tokens after what is before them.
+type Place = (Before, Box<[u32]>);
+
+/// What is before a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Before {
+    /// Nothing: a text of this owner's begins.
+    Start(Owner),
+    /// Another block, and so all that is before that one.
+    Block(u32),
+}
 
 /// The blocks of one generator: free, held by so many sequences, or kept because a later text may
 /// begin with the same tokens. Kept blocks give way, the longest unused first, when all others are
@@ -116,18 +129,19 @@ impl BlockPool {
         }
     }
 
-    /// The longest known beginning of a text, in whole blocks: the blocks, held once more for the
+    /// The longest known beginning of an owner's text, in whole blocks: the blocks, held once more for the
     /// caller, and how many tokens they have. At least one token is left, since a text whose every
     /// token is known would get no logits.
-    pub fn find_prefix(&mut self, ids: &[u32]) -> (Vec<u32>, usize) {
+    pub fn find_prefix(&mut self, owner: Owner, ids: &[u32]) -> (Vec<u32>, usize) {
         let mut found: Vec<u32> = Vec::new();
+        let mut before = Before::Start(owner);
         let most = ids.len().saturating_sub(1) / self.block_tokens;
         for tokens in ids.chunks_exact(self.block_tokens).take(most) {
-            let place = (found.last().copied(), tokens.into());
-            match self.prefixes.get(&place) {
-                Some(&block) => found.push(block),
-                None => break,
-            }
+            let Some(&block) = self.prefixes.get(&(before, tokens.into())) else {
+                break;
+            };
+            found.push(block);
+            before = Before::Block(block);
         }
         self.retain(&found);
         let tokens = found.len() * self.block_tokens;
@@ -136,12 +150,12 @@ impl BlockPool {
 
     /// Remembers what a sequence's blocks hold, as far as they are whole; `ids` are the tokens that
     /// were run. Where another block is known to hold the same, that one stays.
-    pub fn remember_prefix(&mut self, ids: &[u32], blocks: &[u32]) {
-        let mut before = None;
+    pub fn remember_prefix(&mut self, owner: Owner, ids: &[u32], blocks: &[u32]) {
+        let mut before = Before::Start(owner);
         for (tokens, &number) in ids.chunks_exact(self.block_tokens).zip(blocks) {
             let place: Place = (before, tokens.into());
             if let Some(&known) = self.prefixes.get(&place) {
-                before = Some(known);
+                before = Before::Block(known);
                 continue;
             }
             let held = self.blocks.get_mut(number as usize);
@@ -151,10 +165,10 @@ impl BlockPool {
             };
             block.place = Some(place.clone());
             self.prefixes.insert(place, number);
-            if let Some(before) = before {
+            if let Before::Block(before) = before {
                 self.blocks[before as usize].next.push(number);
             }
-            before = Some(number);
+            before = Before::Block(number);
         }
     }
 
@@ -173,7 +187,7 @@ impl BlockPool {
                 self.free.push(number);
             }
             self.prefixes.remove(&place);
-            if let Some(before) = place.0 {
+            if let Before::Block(before) = place.0 {
                 let next = &mut self.blocks[before as usize].next;
                 next.retain(|&after| after != number);
             }
@@ -186,6 +200,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const OWNER: Owner = [1; 32];
     const TEXT: [u32; 9] = [5, 6, 7, 8, 9, 10, 11, 12, 13];
 
     #[test]
@@ -213,30 +228,41 @@ mod tests {
     fn a_known_beginning_is_found_as_far_as_it_goes() {
         let mut pool = BlockPool::new(8, 2);
         let held = pool.allocate(5).unwrap();
-        pool.remember_prefix(&TEXT, &held);
-        assert_eq!(pool.find_prefix(&TEXT), (held[..4].to_vec(), 8));
+        pool.remember_prefix(OWNER, &TEXT, &held);
+        assert_eq!(pool.find_prefix(OWNER, &TEXT), (held[..4].to_vec(), 8));
         // The last token has to be run.
-        assert_eq!(pool.find_prefix(&TEXT[..8]), (held[..3].to_vec(), 6));
-        assert_eq!(pool.find_prefix(&[5, 6, 7, 9, 9]), (held[..1].to_vec(), 2));
+        assert_eq!(pool.find_prefix(OWNER, &TEXT[..8]), (held[..3].to_vec(), 6));
+        assert_eq!(pool.find_prefix(OWNER, &[5, 6, 7, 9, 9]), (held[..1].to_vec(), 2));
         // The same tokens elsewhere are another text.
-        assert_eq!(pool.find_prefix(&TEXT[2..]), (Vec::new(), 0));
+        assert_eq!(pool.find_prefix(OWNER, &TEXT[2..]), (Vec::new(), 0));
         pool.release(&held[..4]);
         pool.release(&held[..3]);
         pool.release(&held[..1]);
         pool.release(&held);
         assert_eq!(pool.free(), 8);
-        assert_eq!(pool.find_prefix(&TEXT).1, 8, "kept though nobody held it");
+        assert_eq!(pool.find_prefix(OWNER, &TEXT).1, 8, "kept though nobody held it");
+    }
+
+    #[test]
+    fn what_one_owner_has_computed_another_does_not_find() {
+        let mut pool = BlockPool::new(8, 2);
+        let (mine, theirs) = (pool.allocate(4).unwrap(), pool.allocate(4).unwrap());
+        pool.remember_prefix(OWNER, &TEXT, &mine);
+        assert_eq!(pool.find_prefix([2; 32], &TEXT), (Vec::new(), 0));
+        pool.remember_prefix([2; 32], &TEXT, &theirs);
+        assert_eq!(pool.find_prefix([2; 32], &TEXT).0, theirs);
+        assert_eq!(pool.find_prefix(OWNER, &TEXT).0, mine);
     }
 
     #[test]
     fn kept_blocks_give_way_the_last_of_a_text_first() {
         let mut pool = BlockPool::new(5, 2);
         let held = pool.allocate(4).unwrap();
-        pool.remember_prefix(&TEXT, &held);
+        pool.remember_prefix(OWNER, &TEXT, &held);
         pool.release(&held);
         let other = pool.allocate(3).unwrap();
         assert!(!other.contains(&held[0]) && !other.contains(&held[1]));
-        assert_eq!(pool.find_prefix(&TEXT), (held[..2].to_vec(), 4));
+        assert_eq!(pool.find_prefix(OWNER, &TEXT), (held[..2].to_vec(), 4));
         assert_eq!(pool.free(), 0);
         assert_eq!(pool.allocate(1), None, "held blocks do not give way");
     }
@@ -245,10 +271,10 @@ mod tests {
     fn equal_texts_run_at_once_share_what_comes_later() {
         let mut pool = BlockPool::new(8, 2);
         let (a, b) = (pool.allocate(2).unwrap(), pool.allocate(2).unwrap());
-        pool.remember_prefix(&TEXT[..4], &a);
-        pool.remember_prefix(&TEXT[..4], &b);
+        pool.remember_prefix(OWNER, &TEXT[..4], &a);
+        pool.remember_prefix(OWNER, &TEXT[..4], &b);
         pool.release(&b);
-        assert_eq!(pool.find_prefix(&TEXT).0, a);
+        assert_eq!(pool.find_prefix(OWNER, &TEXT).0, a);
         assert_eq!(pool.free(), 6, "the copies are free");
     }
 
@@ -262,13 +288,14 @@ mod tests {
         ) {
             let mut pool = BlockPool::new(12, 2);
             let mut held: Vec<Vec<u32>> = Vec::new();
-            // What was written into each block, with all before it.
-            let mut written: Vec<Vec<u32>> = vec![Vec::new(); 12];
-            for ids in &texts {
-                let (mut blocks, tokens) = pool.find_prefix(ids);
+            // What was written into each block, with all before it, and for whom.
+            let mut written: Vec<(Owner, Vec<u32>)> = vec![(OWNER, Vec::new()); 12];
+            for (at, ids) in texts.iter().enumerate() {
+                let owner = [(at % 2) as u8; 32];
+                let (mut blocks, tokens) = pool.find_prefix(owner, ids);
                 prop_assert!(tokens < ids.len());
                 for (at, &block) in blocks.iter().enumerate() {
-                    prop_assert_eq!(&written[block as usize][..], &ids[..(at + 1) * 2]);
+                    prop_assert_eq!(&written[block as usize], &(owner, ids[..(at + 1) * 2].to_vec()));
                 }
                 let more = pool.blocks_for(ids.len()) - blocks.len();
                 match pool.allocate(more) {
@@ -286,9 +313,10 @@ mod tests {
                     }
                 }
                 for (at, &block) in blocks.iter().enumerate().skip(tokens / 2) {
-                    written[block as usize] = ids[..ids.len().min((at + 1) * 2)].to_vec();
+                    let until = ids.len().min((at + 1) * 2);
+                    written[block as usize] = (owner, ids[..until].to_vec());
                 }
-                pool.remember_prefix(ids, &blocks);
+                pool.remember_prefix(owner, ids, &blocks);
                 held.push(blocks);
                 if held.len() > keep {
                     let first = held.remove(0);

@@ -8,7 +8,7 @@ use std::{
 
 use super::answer::Answer;
 use crate::{
-    engine::request::Backlog,
+    engine::{lane::Tenant, request::Backlog},
     error::{Error, Result},
 };
 
@@ -18,6 +18,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// At least one.
     pub answers: Vec<Answer>,
+    /// Whose it is.
+    pub tenant: Tenant,
     /// Since when it waits.
     pub arrived: Instant,
 }

@@ -53,7 +53,7 @@ pub use self::{
     stream::GenerateStream,
     turn::{Turns, Unshared},
 };
-use super::request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling};
+use super::{lane::Tenant, request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling}};
 use crate::{
     error::{Error, Result},
     telemetry::{Telemetry, generate::LANE},
@@ -225,11 +225,11 @@ impl Pipeline {
         self.room_for(request.n)
     }
 
-    /// Starts to answer. Blocks while the prompt is tokenized.
+    /// Starts to answer somebody. Blocks while the prompt is tokenized.
     ///
     /// # Errors
     /// As [`Pipeline::check`]; and when the prompt is empty or leaves no room for an answer.
-    pub fn submit(&self, request: &GenerateRequest) -> Result<GenerateStream> {
+    pub fn submit(&self, request: &GenerateRequest, tenant: Tenant) -> Result<GenerateStream> {
         let started = Instant::now();
         let sampling = prompt::check(request, &self.known)?;
         let checked = prompt::tokenize(request, sampling, &self.known)?;
@@ -263,6 +263,7 @@ impl Pipeline {
         let waiting = self.inbox.push(Request {
             prompt: checked.prompt,
             answers,
+            tenant,
             arrived: Instant::now(),
         });
         let waiting = waiting.inspect_err(|_| self.telemetry.request_refused(&self.name))?;
@@ -311,7 +312,7 @@ impl Pipeline {
             },
             ..GenerateRequest::new(PromptInput::Ids(vec![begin]))
         };
-        let stream = self.submit(&request)?;
+        let stream = self.submit(&request, Tenant::default())?;
         tokio::time::timeout(patience, stream.collect())
             .await
             .map_err(|_| Error::Timeout { after: patience })??;

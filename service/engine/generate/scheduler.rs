@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use retort_models::BlockPool;
+use retort_models::{BlockOwner, BlockPool};
 
 /// A sequence, for as long as it is here.
 pub type SequenceId = u64;
@@ -33,6 +33,8 @@ pub struct Arrival {
     pub id: SequenceId,
     /// Its prompt, never empty.
     pub prompt: Vec<u32>,
+    /// Whose it is: beginnings are shared with no other's.
+    pub owner: BlockOwner,
     /// A sequence of the same prompt: this one waits until that has computed it, and finds it.
     pub after: Option<SequenceId>,
 }
@@ -74,6 +76,7 @@ pub struct Scheduler {
 #[derive(Debug)]
 struct Sequence {
     id: SequenceId,
+    owner: BlockOwner,
     /// The prompt and what was written so far.
     ids: Vec<u32>,
     prompt: usize,
@@ -116,6 +119,7 @@ impl Scheduler {
     pub fn push(&mut self, arrival: Arrival) {
         self.waiting.push_back(Sequence {
             id: arrival.id,
+            owner: arrival.owner,
             prompt: arrival.prompt.len(),
             ids: arrival.prompt,
             computed: 0,
@@ -208,7 +212,7 @@ impl Scheduler {
     /// not be computed again.
     fn reserve(&mut self, at: usize) -> Option<usize> {
         let sequence = &mut self.waiting[at];
-        let (found, cached) = self.pool.find_prefix(&sequence.ids);
+        let (found, cached) = self.pool.find_prefix(sequence.owner, &sequence.ids);
         let more = self.pool.blocks_for(sequence.ids.len()) - found.len();
         // Everybody inside may need a block soon: whoever comes in should not be thrown out at
         // once.
@@ -273,7 +277,8 @@ impl Scheduler {
         let full = sequence.computed / block_tokens;
         if full > before {
             let ids = &sequence.ids[..full * block_tokens];
-            self.pool.remember_prefix(ids, &sequence.blocks[..full]);
+            let blocks = &sequence.blocks[..full];
+            self.pool.remember_prefix(sequence.owner, ids, blocks);
         }
     }
 

@@ -17,6 +17,8 @@ const LIMITS: PipelineLimits = PipelineLimits {
     max_prefill_tokens: 8,
 };
 
+const ANYBODY: Tenant = Tenant([0; 32]);
+
 struct Bench {
     // Dropped first, so that a step that waits can end.
     hands: Hands,
@@ -73,7 +75,7 @@ fn by_chance(prompt: &[u32], max_tokens: usize, seed: u64) -> GenerateRequest {
 
 impl Bench {
     async fn answer(&self, request: &GenerateRequest) -> Generated {
-        let stream = self.pipeline.submit(request).unwrap();
+        let stream = self.pipeline.submit(request, ANYBODY).unwrap();
         stream.collect().await.unwrap()
     }
 
@@ -82,7 +84,7 @@ impl Bench {
     }
 
     fn refused(&self, request: &GenerateRequest) -> Error {
-        self.pipeline.submit(request).err().unwrap()
+        self.pipeline.submit(request, ANYBODY).err().unwrap()
     }
 
     /// Lets steps go on one by one until one is like this.
@@ -123,7 +125,7 @@ async fn it_says_what_it_says_and_stops() {
 #[tokio::test]
 async fn events_are_whole_characters_and_add_up() {
     let bench = saying("水と火 🦀🦀 the boat");
-    let mut stream = bench.pipeline.submit(&request(&[5], 100)).unwrap();
+    let mut stream = bench.pipeline.submit(&request(&[5], 100), ANYBODY).unwrap();
     let (mut text, mut tokens, mut ends) = (String::new(), Vec::new(), 0);
     while let Some(event) = stream.next().await {
         let event = event.unwrap();
@@ -151,7 +153,7 @@ async fn a_seed_gives_the_same_text_alone_and_in_company() {
     }
     let streams: Vec<GenerateStream> = requests
         .iter()
-        .map(|request| bench.pipeline.submit(request).unwrap())
+        .map(|request| bench.pipeline.submit(request, ANYBODY).unwrap())
         .collect();
     for (stream, alone) in streams.into_iter().zip(&alone) {
         let together = stream.collect().await.unwrap();
@@ -203,15 +205,28 @@ async fn a_known_beginning_is_not_computed_again() {
 }
 
 #[tokio::test]
+async fn a_beginning_is_known_to_whoever_sent_it_and_to_nobody_else() {
+    let bench = bench(Shape::default());
+    let prompt = request(&[5; 30], 4);
+    let mut cached = Vec::new();
+    for tenant in [Tenant([1; 32]), Tenant([2; 32]), Tenant([1; 32])] {
+        let stream = bench.pipeline.submit(&prompt, tenant).unwrap();
+        let generated = stream.collect().await.unwrap();
+        cached.push(generated.usage.cached_tokens);
+    }
+    assert_eq!(cached, [0, 0, 28]);
+}
+
+#[tokio::test]
 async fn a_long_prompt_does_not_stall_who_writes() {
     let bench = bench(Shape {
         gate: Gate::Shut,
         ..Shape::default()
     });
-    let _writer = bench.pipeline.submit(&request(&[7], 400)).unwrap();
+    let _writer = bench.pipeline.submit(&request(&[7], 400), ANYBODY).unwrap();
     bench.step_until(|seen| seen[0].past == 2);
     let long: Vec<u32> = std::iter::once(8).chain(100..180).collect();
-    let _reader = bench.pipeline.submit(&request(&long, 4)).unwrap();
+    let _reader = bench.pipeline.submit(&request(&long, 4), ANYBODY).unwrap();
     bench.hands.gate.send(()).unwrap();
     let first = bench.step_until(|seen| seen.len() == 2);
     let mut past = first[0].past;
@@ -234,8 +249,8 @@ async fn who_leaves_is_gone_before_the_next_step() {
         gate: Gate::Shut,
         ..Shape::default()
     });
-    let leaver = bench.pipeline.submit(&request(&[7, 7, 7], 400)).unwrap();
-    let stayer = bench.pipeline.submit(&request(&[8, 8, 8], 6)).unwrap();
+    let leaver = bench.pipeline.submit(&request(&[7, 7, 7], 400), ANYBODY).unwrap();
+    let stayer = bench.pipeline.submit(&request(&[8, 8, 8], 6), ANYBODY).unwrap();
     bench.step_until(|seen| seen.len() == 2);
     drop(leaver);
     bench.hands.gate.send(()).unwrap();
@@ -259,7 +274,7 @@ async fn a_cache_that_is_too_small_costs_time_and_changes_nothing() {
         .collect();
     let streams: Vec<GenerateStream> = requests
         .iter()
-        .map(|request| tight.pipeline.submit(request).unwrap())
+        .map(|request| tight.pipeline.submit(request, ANYBODY).unwrap())
         .collect();
     for (stream, request) in streams.into_iter().zip(&requests) {
         let generated = stream.collect().await.unwrap();
@@ -285,10 +300,10 @@ async fn more_than_may_wait_is_refused_with_a_time() {
         ..Shape::default()
     };
     let bench = bench_within(shape, limits);
-    let _runs = bench.pipeline.submit(&request(&[7; 8], 100)).unwrap();
+    let _runs = bench.pipeline.submit(&request(&[7; 8], 100), ANYBODY).unwrap();
     bench.hands.seen.recv().unwrap();
-    let waits = bench.pipeline.submit(&request(&[8; 12], 5)).unwrap();
-    let _also = bench.pipeline.submit(&request(&[9; 8], 5)).unwrap();
+    let waits = bench.pipeline.submit(&request(&[8; 12], 5), ANYBODY).unwrap();
+    let _also = bench.pipeline.submit(&request(&[9; 8], 5), ANYBODY).unwrap();
     assert_eq!(bench.pipeline.backlog().tokens, 20);
     assert_eq!(bench.pipeline.backlog().inputs, 2);
     let error = bench.refused(&request(&[9; 3], 5));
@@ -306,7 +321,7 @@ async fn more_than_may_wait_is_refused_with_a_time() {
     drop(waits);
     bench.hands.gate.send(()).unwrap();
     bench.hands.seen.recv().unwrap();
-    assert!(bench.pipeline.submit(&request(&[9; 3], 5)).is_ok());
+    assert!(bench.pipeline.submit(&request(&[9; 3], 5), ANYBODY).is_ok());
 }
 
 #[tokio::test]
@@ -333,7 +348,7 @@ async fn stop_texts_are_never_seen() {
             logprobs: Some(0),
             ..request(&[5], 100)
         };
-        let mut stream = bench.pipeline.submit(&request).unwrap();
+        let mut stream = bench.pipeline.submit(&request, ANYBODY).unwrap();
         let mut text = String::new();
         let (mut tokens, mut logprobs) = (0, 0);
         while let Some(event) = stream.next().await {

@@ -107,6 +107,7 @@ impl Worker {
             self.scheduler.push(Arrival {
                 id,
                 prompt: request.prompt.clone(),
+                owner: request.tenant.0,
                 after: leader,
             });
             leader.get_or_insert(id);

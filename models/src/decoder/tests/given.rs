@@ -52,9 +52,9 @@ fn the_published_ids_follow() {
         }
         // A known beginning is shared, as with a built graph.
         let [text, _] = &texts[..] else { panic!() };
-        pool.remember_prefix(&text.ids[..text.done], &text.blocks);
+        pool.remember_prefix([0; 32], &text.ids[..text.done], &text.blocks);
         let mut again = Running::new(&text.ids[..9]);
-        (again.blocks, again.done) = pool.find_prefix(&again.ids);
+        (again.blocks, again.done) = pool.find_prefix([0; 32], &again.ids);
         assert_eq!(again.done, 8);
         let mut again = [again];
         continue_greedily(&mut *generator, &mut pool, (&mut again, chunk), 10);

@@ -155,11 +155,11 @@ fn a_known_beginning_need_not_be_run_again() {
     let mut texts = [Running::new(&[BOS])];
     continue_greedily(&mut *generator, &mut pool, (&mut texts, 512), STEPS + 1);
     let [told] = texts;
-    pool.remember_prefix(&told.ids[..told.done], &told.blocks);
+    pool.remember_prefix([0; 32], &told.ids[..told.done], &told.blocks);
     let mut again = Vec::new();
     for length in [150, 100] {
         let mut text = Running::new(&told.ids[..length]);
-        (text.blocks, text.done) = pool.find_prefix(&text.ids);
+        (text.blocks, text.done) = pool.find_prefix([0; 32], &text.ids);
         assert_eq!(text.done, (length - 1) / 16 * 16);
         again.push(text);
     }

@@ -20,6 +20,7 @@ fn arrival(id: SequenceId, prompt: &[u32]) -> Arrival {
     Arrival {
         id,
         prompt: prompt.to_vec(),
+        owner: [0; 32],
         after: None,
     }
 }

@@ -68,7 +68,7 @@ async fn a_deadline_ends_it_and_frees_the_slot() {
         deadline: Some(Instant::now()),
         ..request(&[7, 7], 400)
     };
-    let mut stream = bench.pipeline.submit(&late).unwrap();
+    let mut stream = bench.pipeline.submit(&late, ANYBODY).unwrap();
     let error = loop {
         match stream.next().await {
             Some(Err(error)) => break error,
@@ -79,7 +79,7 @@ async fn a_deadline_ends_it_and_frees_the_slot() {
     assert_eq!(error.status(), 504);
     assert!(stream.next().await.is_none());
     // It holds nothing any more, though its reader is still there.
-    let _next = bench.pipeline.submit(&request(&[8], 4)).unwrap();
+    let _next = bench.pipeline.submit(&request(&[8], 4), ANYBODY).unwrap();
     bench.step_until(|seen| seen.iter().any(|s| s.first == 8));
     bench.hands.gate.send(()).unwrap();
     let seen = bench.hands.seen.recv().unwrap();
@@ -91,8 +91,8 @@ async fn one_that_cannot_be_computed_costs_its_neighbours_nothing() {
     for bad in [POISON, PANIC] {
         let bench = bench(Shape::default());
         let expected = bench.only(&request(&[9, 9], 20)).await;
-        let good = bench.pipeline.submit(&request(&[9, 9], 20)).unwrap();
-        let failing = bench.pipeline.submit(&request(&[8, bad], 20)).unwrap();
+        let good = bench.pipeline.submit(&request(&[9, 9], 20), ANYBODY).unwrap();
+        let failing = bench.pipeline.submit(&request(&[8, bad], 20), ANYBODY).unwrap();
         let error = failing.collect().await.unwrap_err();
         assert_eq!(error.status(), 500);
         assert_eq!(good.collect().await.unwrap().choices[0], expected);
@@ -241,7 +241,7 @@ async fn messages_never_become_control_tokens() {
 #[tokio::test]
 async fn it_closes_politely_and_ends_at_once() {
     let bench = bench(Shape::default());
-    let inside = bench.pipeline.submit(&request(&[5], 50)).unwrap();
+    let inside = bench.pipeline.submit(&request(&[5], 50), ANYBODY).unwrap();
     bench.pipeline.close();
     assert_eq!(bench.refused(&request(&[5], 5)).status(), 503);
     assert_eq!(inside.collect().await.unwrap().choices[0].tokens.len(), 50);
@@ -250,7 +250,7 @@ async fn it_closes_politely_and_ends_at_once() {
         gate: Gate::Shut,
         ..Shape::default()
     });
-    let mut inside = bench.pipeline.submit(&request(&[5], 400)).unwrap();
+    let mut inside = bench.pipeline.submit(&request(&[5], 400), ANYBODY).unwrap();
     bench.hands.seen.recv().unwrap();
     let (pipeline, hands) = (bench.pipeline, bench.hands);
     let ending = std::thread::spawn(move || drop(pipeline));
