@@ -26,7 +26,13 @@ pub use self::{
     stream::ChatChunk,
 };
 use self::{answer::Naming, stream::ChunkWriter};
-use super::{AppState, addressed::Addressed, extract::RawBody, generation, observe::RequestLog};
+use super::{
+    AppState,
+    addressed::Addressed,
+    extract::RawBody,
+    generation::{self, Streams},
+    observe::RequestLog,
+};
 use crate::{
     engine::request::{Timings, Usage},
     error::Result,
@@ -57,9 +63,10 @@ pub async fn completions(
     let naming = Naming::new("chatcmpl", asked.unwrap_or_else(|| chatting.model.clone()));
     if answering.streams {
         let writer = ChunkWriter::new(naming, &chatting, answering);
-        return Ok(generation::stream(chatting.stream, writer));
+        let streams = Streams::one(chatting.stream, &log);
+        return Ok(generation::stream(streams, writer));
     }
-    let generated = chatting.stream.collect().await?;
+    let generated = Streams::one(chatting.stream, &log).collect().await?;
     let answer = ChatAnswer::new(&generated, naming, &chatting.reading, answering);
     Ok(Json(answer).into_response())
 }

@@ -138,9 +138,9 @@ pub async fn completions(
     }
     log.answered(&begun.model, begun.usage, begun.timings);
     let form = form.about(model.unwrap_or(begun.model), begun.echoes, request.n);
-    let all = Streams::new(begun.streams, request.n);
+    let all = Streams::new(begun.streams, request.n, &log);
     if streams {
-        return Ok(generation::stream_all(all, CompletionWriter::new(form)));
+        return Ok(generation::stream(all, CompletionWriter::new(form)));
     }
     let generated = all.collect().await?;
     let json = [(header::CONTENT_TYPE, "application/json")];

@@ -16,7 +16,7 @@ use hyper::body::Frame;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::fields::WholeNumber;
+use super::{fields::WholeNumber, observe::RequestLog};
 use crate::{
     engine::{
         generate::GenerateStream,
@@ -197,9 +197,13 @@ pub trait Write: Send + Unpin + 'static {
 
 /// The answers to several prompts as one stream; those of the second go on counting where those of
 /// the first end.
+///
+/// When it is dropped, at the end or because the client has left, the log is told how many tokens
+/// were written.
 pub struct Streams {
     streams: Vec<(GenerateStream, Ended)>,
     answers_each: usize,
+    log: RequestLog,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -209,12 +213,18 @@ enum Ended {
 }
 
 impl Streams {
+    /// The answers to one prompt.
+    pub fn one(stream: GenerateStream, log: &RequestLog) -> Self {
+        Self::new(vec![stream], 0, log)
+    }
+
     /// All of them, with so many answers to each prompt.
-    pub fn new(streams: Vec<GenerateStream>, answers_each: usize) -> Self {
+    pub fn new(streams: Vec<GenerateStream>, answers_each: usize, log: &RequestLog) -> Self {
         let streams = streams.into_iter().map(|stream| (stream, Ended::No));
         Self {
             streams: streams.collect(),
             answers_each,
+            log: log.clone(),
         }
     }
 
@@ -247,14 +257,14 @@ impl Streams {
     ///
     /// # Errors
     /// Why one of them is not.
-    pub async fn collect(self) -> Result<Generated> {
+    pub async fn collect(mut self) -> Result<Generated> {
         let mut all = Generated {
             choices: Vec::new(),
             usage: GenerateUsage::default(),
             timings: self.timings(),
         };
-        for (stream, _) in self.streams {
-            let one = stream.collect().await?;
+        for (stream, _) in &mut self.streams {
+            let one = stream.gather().await?;
             all.choices.extend(one.choices);
             add_usage(&mut all.usage, one.usage);
         }
@@ -275,6 +285,12 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.log.wrote(self.usage().completion_tokens);
+    }
+}
+
 /// Adds the counts of one prompt to those of others.
 fn add_usage(all: &mut GenerateUsage, one: GenerateUsage) {
     all.prompt_tokens += one.prompt_tokens;
@@ -282,14 +298,9 @@ fn add_usage(all: &mut GenerateUsage, one: GenerateUsage) {
     all.completion_tokens += one.completion_tokens;
 }
 
-/// The response whose body is written as the answer comes. A client who hangs up drops the body,
+/// The response whose body is written as the answers come. A client who hangs up drops the body,
 /// and with it the work.
-pub fn stream<W: Write>(stream: GenerateStream, writer: W) -> Response {
-    stream_all(Streams::new(vec![stream], 0), writer)
-}
-
-/// As [`stream`], for several prompts.
-pub fn stream_all<W: Write>(streams: Streams, writer: W) -> Response {
+pub fn stream<W: Write>(streams: Streams, writer: W) -> Response {
     let body = Streamed {
         stream: streams,
         writer,

@@ -57,7 +57,7 @@ use self::{
     docs::{generating, peers},
     errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM, XINFERENCE},
     observe::RequestLog,
-    rate::RateLimits,
+    rate::{Meter, RateLimits},
     xinference::{
         cache, cluster, docs as described, engines, instances, launch, pieces, registrations,
     },
@@ -357,11 +357,13 @@ async fn gate(
         (Ok(holder), Some(rates)) => {
             let mut response = match rates.enter(holder) {
                 Err(error) => error.into_response(),
-                Ok(ticket) => {
+                Ok(None) => next.run(request).await,
+                Ok(Some(ticket)) => {
+                    let meter = Meter::new(rates.clone(), ticket);
+                    log.metered(meter.clone());
                     let response = next.run(request).await;
-                    if let Some(ticket) = ticket {
-                        rates.spend(ticket, log.tokens());
-                    }
+                    // What is written may still be on its way.
+                    meter.spend(log.tokens());
                     response
                 }
             };

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
 use super::{
     Route,
     errors::{self, Dialect, NATIVE},
+    rate::Meter,
 };
 use crate::{
     engine::{
@@ -44,6 +45,8 @@ struct Entry {
     facts: RequestFacts,
     caller: Caller,
     dialect: Option<&'static Dialect>,
+    /// None for callers without limits.
+    meter: Option<Meter>,
 }
 
 impl RequestLog {
@@ -59,6 +62,7 @@ impl RequestLog {
             facts,
             caller: Caller::default(),
             dialect: None,
+            meter: None,
         }));
         Self {
             started: Instant::now(),
@@ -126,6 +130,19 @@ impl RequestLog {
             facts.cached = timings.cached;
             facts.coalesced = timings.coalesced;
         });
+    }
+
+    /// What its tokens are taken from.
+    pub fn metered(&self, meter: Meter) {
+        self.with(|entry| entry.meter = Some(meter));
+    }
+
+    /// So many tokens were written, told once when nothing more is; the head of the answer, and
+    /// with it the line of the log, may be long gone.
+    pub fn wrote(&self, tokens: usize) {
+        if let Some(meter) = self.with(|entry| entry.meter.clone()) {
+            meter.spend(tokens);
+        }
     }
 
     /// How many tokens were worked on.

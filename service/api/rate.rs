@@ -1,9 +1,9 @@
 //! Limits per API key and minute: a token bucket for requests and one for the tokens that models
-//! read. What a request costs is known only when it is answered, so tokens are taken afterwards and
+//! read and write. What a request costs is known only when it is answered, so tokens are taken afterwards and
 //! may leave a debt, which the next requests wait for.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,26 @@ struct Bucket {
 /// What a caller has been let in for; takes the tokens when the request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(usize);
+
+/// Takes tokens that become known after the head of an answer has gone: those of a text that is
+/// written piece by piece.
+#[derive(Debug, Clone)]
+pub struct Meter {
+    limits: Arc<RateLimits>,
+    ticket: Ticket,
+}
+
+impl Meter {
+    /// One for a request that was let in.
+    pub fn new(limits: Arc<RateLimits>, ticket: Ticket) -> Self {
+        Self { limits, ticket }
+    }
+
+    /// Takes so many tokens.
+    pub fn spend(&self, tokens: usize) {
+        self.limits.spend(self.ticket, tokens);
+    }
+}
 
 impl RateLimits {
     /// Full buckets for so many keys, or `None` when nothing is limited.
@@ -195,8 +215,6 @@ fn written(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// Limits and the hand that moves their clock.

@@ -26,7 +26,7 @@ use crate::{
         chat::{self, ChatAsk, Chatting, Format, Message, Reading, Role, Thoughts},
         extract::{JsonBody, WireBody},
         fields::{self, WholeNumber},
-        generation::{self, Stop, Wishes},
+        generation::{self, Stop, Streams, Wishes},
         observe::RequestLog,
     },
     engine::{
@@ -350,10 +350,11 @@ impl Work<'_> {
         chat::account(self.log, &chatting);
         let model = self.named.unwrap_or_else(|| chatting.model.clone());
         let writer = LineWriter::new(model, self.form, &chatting.reading, self.log.started());
+        let streams = Streams::one(chatting.stream, self.log);
         if self.streams {
-            return Ok(generation::stream(chatting.stream, writer));
+            return Ok(generation::stream(streams, writer));
         }
-        let generated = chatting.stream.collect().await?;
+        let generated = streams.collect().await?;
         let mut out = Vec::new();
         writer.whole(&generated, &chatting.reading, &mut out);
         Ok(([(header::CONTENT_TYPE, "application/json")], out).into_response())

@@ -67,6 +67,30 @@ async fn a_key_that_has_had_its_requests_waits_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn what_is_written_is_counted_too_streamed_or_not() {
+    for streamed in [false, true] {
+        let (server, _) = limited(None, Some(600));
+        chat::add(&server, "a few words");
+        let mut body = chat::hello();
+        body["stream"] = streamed.into();
+        body["stream_options"] = serde_json::json!({"include_usage": true});
+        let request = Request::post("/v1/chat/completions").header("x-api-key", "one");
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let answer = server.send(request).await;
+        let usage = match streamed {
+            true => chat::events(&answer).pop().unwrap()["usage"].clone(),
+            false => answer.json()["usage"].clone(),
+        };
+        assert!(usage["completion_tokens"].as_u64().unwrap() > 3, "{usage}");
+        let next = call(&server, "/v1/embeddings", "one").await;
+        let read = next.json()["usage"]["total_tokens"].as_u64().unwrap();
+        let left = 600 - usage["total_tokens"].as_u64().unwrap() - read;
+        let told = next.header("x-ratelimit-remaining-tokens");
+        assert_eq!(told, left.to_string(), "streamed: {streamed}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_has_the_shape_of_its_dialect() {
     let (server, _) = limited(Some(1), None);
     assert_eq!(call(&server, "/embed", "one").await.status, 200);

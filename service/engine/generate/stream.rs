@@ -186,6 +186,14 @@ impl GenerateStream {
     /// # Errors
     /// The first error of the stream.
     pub async fn collect(mut self) -> Result<Generated> {
+        self.gather().await
+    }
+
+    /// As [`GenerateStream::collect`], for those who want to know how far it came.
+    ///
+    /// # Errors
+    /// As [`GenerateStream::collect`].
+    pub async fn gather(&mut self) -> Result<Generated> {
         let unfinished = Choice {
             text: String::new(),
             tokens: Vec::new(),
