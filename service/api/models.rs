@@ -5,7 +5,7 @@ use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
 };
-use retort_models::Head;
+use retort_models::{DecoderInfo, DecoderWeights, Head};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,7 +24,7 @@ use crate::{
 pub struct ModelList {
     /// Always `list`.
     object: &'static str,
-    /// Every model, loading and failed ones included.
+    /// Every model, loading and failed ones included, and those of servers elsewhere.
     data: Vec<ModelRecord>,
 }
 
@@ -70,7 +70,8 @@ pub struct ModelRecord {
     /// `host:port` of this server.
     address: String,
     accelerators: Option<Vec<String>>,
-    /// `loading`, `ready` or `failed`.
+    /// `loading`, `ready` or `failed`; `upstream` for one whose chats are passed on to a server
+    /// elsewhere.
     state: &'static str,
     /// Why it did not load.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +82,31 @@ pub struct ModelRecord {
     origin: String,
     #[serde(flatten)]
     encoder: Option<EncoderRecord>,
+    #[serde(flatten)]
+    generator: Option<GeneratorRecord>,
+}
+
+/// What the checkpoint and the machine say of a model that generates, once it is loaded.
+#[derive(Debug, Serialize, ToSchema)]
+struct GeneratorRecord {
+    /// The family of the checkpoint.
+    architecture: String,
+    /// The same (Xinference).
+    model_family: String,
+    /// The most tokens of a prompt and its answer (Xinference).
+    context_length: usize,
+    vocab_size: usize,
+    parameters: u64,
+    /// The type of the weights in the checkpoint.
+    checkpoint_dtype: String,
+    /// How they are kept here.
+    dtype: &'static str,
+    /// Tokens of all conversations together that the cache of keys and values holds.
+    kv_cache_tokens: usize,
+    /// Where it runs.
+    device: String,
+    /// The instructions that its kernels use.
+    isa: &'static str,
 }
 
 /// What the checkpoint and the machine say, once a model is loaded.
@@ -130,8 +156,14 @@ struct EncoderRecord {
 
 /// `GET /v1/models`.
 pub async fn list(State(state): State<AppState>) -> Json<ModelList> {
-    let record = |model| ModelRecord::new(model, &state.settings.address);
-    let data = state.fleet.models().into_iter().map(record).collect();
+    let address = &state.settings.address;
+    let record = |model| ModelRecord::new(model, address);
+    let mut data: Vec<ModelRecord> = state.fleet.models().into_iter().map(record).collect();
+    for name in state.settings.upstreams.models() {
+        if !data.iter().any(|record| record.id == name) {
+            data.push(ModelRecord::elsewhere(name, address));
+        }
+    }
     Json(ModelList {
         object: "list",
         data,
@@ -157,8 +189,14 @@ pub async fn hub_id(
 }
 
 fn described(state: &AppState, name: &str) -> Result<Json<ModelRecord>> {
-    let model = state.fleet.model(name)?;
-    Ok(Json(ModelRecord::new(model, &state.settings.address)))
+    let address = &state.settings.address;
+    match state.fleet.model(name) {
+        Ok(model) => Ok(Json(ModelRecord::new(model, address))),
+        Err(_) if state.settings.upstreams.has(name) => {
+            Ok(Json(ModelRecord::elsewhere(name, address)))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl ModelRecord {
@@ -171,13 +209,17 @@ impl ModelRecord {
         } = model;
         let tasks = tasks(&info);
         let generator = info.generator;
+        let quantization = generator.as_ref().map_or("none", |g| match g.weights {
+            DecoderWeights::Fp32 | DecoderWeights::Bf16 => "none",
+            DecoderWeights::Int8 | DecoderWeights::Int4 => g.weights.name(),
+        });
         let encoder = info.encoder;
         let known = known.as_ref();
         // Until the files are read, the catalogue has the numbers.
         let dimensions = encoder.as_ref().map(|e| e.dimensions);
         let dimensions = dimensions.or(known.and_then(|entry| entry.dimensions));
         let max_tokens = encoder.as_ref().map(|e| e.max_tokens);
-        let max_tokens = max_tokens.or(generator.map(|g| g.max_context));
+        let max_tokens = max_tokens.or(generator.as_ref().map(|g| g.max_context));
         let max_tokens = max_tokens.or(known.map(|entry| entry.max_tokens));
         let (state, state_reason) = match info.state {
             ModelState::Loading => ("loading", None),
@@ -211,7 +253,7 @@ impl ModelRecord {
             language: known
                 .map(|entry| entry.languages.clone())
                 .unwrap_or_default(),
-            quantization: "none",
+            quantization,
             replica: spec.replicas,
             address: address.to_owned(),
             accelerators: None,
@@ -220,6 +262,44 @@ impl ModelRecord {
             aliases: info.aliases,
             origin: info.origin,
             encoder: encoder.map(EncoderRecord::from),
+            generator: generator.map(GeneratorRecord::from),
+        }
+    }
+}
+
+impl ModelRecord {
+    /// A model of which only is known that a server elsewhere answers its chats.
+    fn elsewhere(name: &str, address: &str) -> Self {
+        Self {
+            id: name.to_owned(),
+            object: "model",
+            created: 0,
+            owned_by: "upstream",
+            root: name.to_owned(),
+            parent: None,
+            model_type: Some(ModelType::Llm.name()),
+            r#type: None,
+            model_name: name.to_owned(),
+            model_engine: "upstream",
+            model_format: "unknown",
+            model_ability: &["generate", "chat"],
+            tasks: vec![Task::Generate.name()],
+            model_hub: None,
+            model_revision: None,
+            dimensions: None,
+            max_tokens: None,
+            max_model_len: None,
+            language: Vec::new(),
+            quantization: "none",
+            replica: 1,
+            address: address.to_owned(),
+            accelerators: None,
+            state: "upstream",
+            state_reason: None,
+            aliases: Vec::new(),
+            origin: "a server elsewhere".to_owned(),
+            encoder: None,
+            generator: None,
         }
     }
 }
@@ -234,6 +314,23 @@ fn tasks(info: &ModelInfo) -> Vec<&'static str> {
             .collect(),
         (None, Some(_)) => vec![Task::Generate.name()],
         (None, None) => Vec::new(),
+    }
+}
+
+impl From<DecoderInfo> for GeneratorRecord {
+    fn from(info: DecoderInfo) -> Self {
+        Self {
+            model_family: info.architecture.clone(),
+            architecture: info.architecture,
+            context_length: info.max_context,
+            vocab_size: info.vocab_size,
+            parameters: info.parameters,
+            checkpoint_dtype: info.checkpoint_dtype,
+            dtype: info.weights.name(),
+            kv_cache_tokens: info.kv_blocks * info.kv_block_tokens,
+            device: info.device,
+            isa: info.isa,
+        }
     }
 }
 

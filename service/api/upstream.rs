@@ -93,6 +93,12 @@ impl Upstreams {
         inner.map(String::as_str)
     }
 
+    /// Whether this model is.
+    pub fn has(&self, model: &str) -> bool {
+        let inner = self.0.as_ref();
+        inner.is_some_and(|inner| inner.by_model.contains_key(model))
+    }
+
     /// Passes a body on if its model is served elsewhere. A client who hangs up ends it there, too.
     ///
     /// # Errors

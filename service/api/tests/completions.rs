@@ -161,8 +161,9 @@ async fn chats_with_models_elsewhere_are_passed_on() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
+    let there = elsewhere().await;
     let upstreams = [
-        upstream(elsewhere().await, "large"),
+        upstream(there.clone(), "large"),
         upstream(nobody, "gone"),
     ];
     let server = Server::with_settings(ApiSettings {
@@ -191,6 +192,15 @@ async fn chats_with_models_elsewhere_are_passed_on() {
     let here = server.ok("/v1/chat/completions", &hello()).await;
     assert_eq!(here["choices"][0]["message"]["content"], "here");
     assert!(server.metrics().contains(r#"model="large",code="200""#));
+    let list = server.get("/v1/models").await.json();
+    let models = list["data"].as_array().unwrap().iter();
+    let ids: Vec<&str> = models.map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["fake", "chat", "gone", "large"]);
+    let large = server.get("/v1/models/large").await.json();
+    assert_eq!(large["model_ability"], json!(["generate", "chat"]));
+    assert_eq!(large["state"], "upstream");
+    let there = there.trim_start_matches("http://");
+    assert!(!large.to_string().contains(there), "{large}");
 }
 
 #[tokio::test]
@@ -202,6 +212,8 @@ async fn a_model_that_generates_is_listed_as_such() {
         ("model_ability", json!(["generate", "chat"])),
         ("tasks", json!(["generate"])),
         ("max_model_len", json!(512)),
+        ("context_length", json!(512)),
+        ("model_family", json!("fake")),
         ("dimensions", json!(null)),
     ] {
         assert_eq!(record[key], value, "{key}");
