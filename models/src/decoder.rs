@@ -28,6 +28,7 @@ use crate::given::decoder::GivenDecoder;
 use crate::graph::decoder::{decoder, name};
 use crate::graph::weight_only::{Bits, WeightOnly};
 use crate::model::GraphSource;
+use crate::quantize::store::{RoundedStore, Rounding};
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::tokenizer::Tokenizer;
@@ -52,6 +53,8 @@ pub struct DecoderOptions {
     pub max_step_tokens: Option<usize>,
     /// How weights are kept.
     pub weights: DecoderWeights,
+    /// Where rounded matrices are kept between loads; `None` rounds them each time.
+    pub rounded: Option<RoundedStore>,
 }
 
 impl DecoderOptions {
@@ -63,6 +66,7 @@ impl DecoderOptions {
             kv_cache_bytes: None,
             max_step_tokens: None,
             weights: DecoderWeights::default(),
+            rounded: None,
         }
     }
 }
@@ -164,6 +168,8 @@ pub struct DecoderInfo {
     pub checkpoint_dtype: String,
     /// How the weights are kept.
     pub weights: DecoderWeights,
+    /// Where the rounded ones are.
+    pub rounding: Rounding,
     /// Where it is computed.
     pub device: String,
     /// Where the graph comes from.
@@ -227,6 +233,8 @@ impl DecoderModel {
         let columns = graph.width(name::LOGITS).unwrap_or(sizes.vocabulary);
         let cache = cache(&sizes, options.kv_cache_bytes)?;
         let room = cache.blocks * KvPool::BLOCK_TOKENS;
+        let store = options.rounded.as_ref();
+        let (graph, rounding) = SharedGraph::rounded_in(&options.runtime, graph, store)?;
         let info = DecoderInfo {
             architecture: architecture.name.to_owned(),
             vocab_size: tokenizer.vocab_size().min(columns).min(sizes.vocabulary),
@@ -244,6 +252,7 @@ impl DecoderModel {
             max_step_tokens: options.max_step_tokens.unwrap_or(MAX_STEP_TOKENS).max(1),
             checkpoint_dtype: stored.dtype,
             weights: options.weights,
+            rounding,
             device: "cpu".to_owned(),
             source: GraphSource::Built,
             isa: Isa::detect().name(),
@@ -254,7 +263,7 @@ impl DecoderModel {
             chat_template: settings.chat_template(path)?,
             tokenizer: Arc::new(tokenizer),
             graph: ModelGraph::Built {
-                graph: SharedGraph::new(&options.runtime, graph)?,
+                graph,
                 cache,
                 embeddings: sizes.vocabulary,
             },
@@ -305,6 +314,7 @@ impl DecoderModel {
             max_step_tokens: options.max_step_tokens.unwrap_or(MAX_STEP_TOKENS).max(1),
             checkpoint_dtype: layout.dtype().to_owned(),
             weights: options.weights,
+            rounding: Rounding::Nothing,
             device: "cpu".to_owned(),
             source: GraphSource::Given(file.to_owned()),
             isa: Isa::PORTABLE.name(),

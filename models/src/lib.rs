@@ -1,5 +1,6 @@
 //! A checkpoint directory becomes something that runs on ONNX Runtime.
-//! This crate knows files, graphs and sessions; it knows no HTTP, no async and no clock.
+//! This crate knows files, graphs and sessions; it knows no HTTP, no async and no clock but
+//! the times of files.
 
 // Weight files are little-endian and their numbers are used in place.
 #[cfg(target_endian = "big")]
@@ -45,6 +46,7 @@ pub use matryoshka::Matryoshka;
 pub use memory::release_unused_memory;
 pub use model::{EncoderInfo, EncoderModel, GraphSource, LoadOptions};
 pub use prompts::{PromptChoice, Prompts};
+pub use quantize::store::{RoundedStore, Rounding};
 pub use retort_kernels::Pooling;
 pub use runtime::Runtime;
 pub use tokenizer::chunks::Chunking;

@@ -1,6 +1,8 @@
 //! Matrices in few bits: rounded to nearest, one scale per block of a row, zero in the middle. The
 //! layout is that of ONNX Runtime's `MatMulNBits`.
 
+pub mod store;
+
 use std::num::NonZero;
 
 use crate::checkpoint::weights::Tensor;

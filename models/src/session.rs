@@ -21,8 +21,10 @@ use retort_kernels::operator::{operator_domain, with_kv_pool};
 use crate::checkpoint::weights::{F32Values, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
+use crate::graph::weight_only::QuantizedWeight;
 use crate::packing;
 use crate::quantize::quantize;
+use crate::quantize::store::{Part, RoundedStore, Rounding};
 use crate::runtime::Runtime;
 
 /// A graph that this crate built, ready to be opened any number of times.
@@ -56,28 +58,29 @@ impl SharedGraph {
     /// Wraps the weights of a graph as ONNX Runtime values; those of 32 bits stay where they are.
     /// Layers that kernels of this project compute are packed for them.
     pub(crate) fn new(runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
+        Self::rounded_in(runtime, graph, None).map(|(graph, _)| graph)
+    }
+
+    /// The same with a place for rounded matrices; where they are then.
+    pub(crate) fn rounded_in(
+        runtime: &Runtime,
+        graph: BuiltGraph,
+        store: Option<&RoundedStore>,
+    ) -> Result<(Self, Rounding)> {
         let linears = Arc::new(packing::pack(&graph.packed)?);
         let mut initializers = Initializers::new(graph.weights)?;
         initializers.add_tables(graph.tables)?;
-        for weight in &graph.quantized {
-            let [rows, blocks] = weight.shape();
-            let (numbers, scales) = quantize(&weight.tensor, weight.bits)?;
-            let numbers = OwnedTensor::from_array(([rows, blocks, weight.block_bytes()], numbers))?;
-            let scales = OwnedTensor::from_array(([rows, blocks], scales))?;
-            let values = &mut initializers.values;
-            values.push((weight.numbers.clone(), Arc::new(numbers.into_dyn())));
-            values.push((weight.scales.clone(), Arc::new(scales.into_dyn())));
-            weight.tensor.release_pages();
-        }
+        let rounding = initializers.add_rounded(&graph.quantized, store)?;
         let initializers = Arc::new(initializers);
-        Ok(Self {
+        let shared = Self {
             runtime: runtime.clone(),
             model: graph.model,
             data_folder: graph.data_folder,
             initializers,
             linears,
             prepacked: PrepackedWeights::new(),
-        })
+        };
+        Ok((shared, rounding))
     }
 
     /// What the kernels of this project run on for its layers, for people; `None` where they
@@ -241,6 +244,63 @@ impl Initializers {
             let value = unsafe { borrowed_value(bytes, &shape, element_type) }?;
             self.values.push((name, Arc::new(value)));
             self.tensors.push(F32Values::Mapped(tensor));
+        }
+        Ok(())
+    }
+
+    /// Adds matrices in few bits: as they lie in the store, or in memory where that cannot keep
+    /// them.
+    fn add_rounded(
+        &mut self,
+        weights: &[QuantizedWeight],
+        store: Option<&RoundedStore>,
+    ) -> Result<Rounding> {
+        if weights.is_empty() {
+            return Ok(Rounding::Nothing);
+        }
+        let stored = match store.map(|store| store.rounded(weights)) {
+            Some(Ok(stored)) => stored,
+            kept => {
+                let reason = match kept {
+                    Some(Err(error)) => error.to_string(),
+                    Some(Ok(_)) | None => "no folder was given for them".to_owned(),
+                };
+                self.round(weights)?;
+                return Ok(Rounding::InMemory(reason));
+            }
+        };
+        let (files, rounding) = stored;
+        for weight in weights {
+            for (part, element_type) in [
+                (Part::Numbers, TensorElementType::Uint8),
+                (Part::Scales, TensorElementType::Float32),
+            ] {
+                let (name, _, shape) = part.of(weight);
+                let missing = || Error::Runtime(format!("`{name}` is not where it was kept"));
+                let tensor = files.get(name).ok_or_else(missing)?.clone();
+                let shape: Vec<i64> = shape.into_iter().map(|length| length as i64).collect();
+                let bytes = (tensor.data().as_ptr(), tensor.data().len());
+                // SAFETY: the bytes lie in a mapped file that the tensor, which is kept, keeps; the
+                // store has made sure of their type and number.
+                let value = unsafe { borrowed_value(bytes, &shape, element_type) }?;
+                self.values.push((name.to_owned(), Arc::new(value)));
+                self.tensors.push(F32Values::Mapped(tensor));
+            }
+        }
+        Ok(rounding)
+    }
+
+    /// Rounds in memory.
+    fn round(&mut self, weights: &[QuantizedWeight]) -> Result<()> {
+        for weight in weights {
+            let (numbers, scales) = quantize(&weight.tensor, weight.bits)?;
+            let (_, _, shape) = Part::Numbers.of(weight);
+            let numbers = OwnedTensor::from_array((shape, numbers))?;
+            let scales = OwnedTensor::from_array((weight.shape(), scales))?;
+            let values = &mut self.values;
+            values.push((weight.numbers.clone(), Arc::new(numbers.into_dyn())));
+            values.push((weight.scales.clone(), Arc::new(scales.into_dyn())));
+            weight.tensor.release_pages();
         }
         Ok(())
     }

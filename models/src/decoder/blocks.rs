@@ -129,9 +129,9 @@ impl BlockPool {
         }
     }
 
-    /// The longest known beginning of an owner's text, in whole blocks: the blocks, held once more for the
-    /// caller, and how many tokens they have. At least one token is left, since a text whose every
-    /// token is known would get no logits.
+    /// The longest known beginning of an owner's text, in whole blocks: the blocks, held once more
+    /// for the caller, and how many tokens they have. At least one token is left, since a text of
+    /// which every token is known would get no logits.
     pub fn find_prefix(&mut self, owner: Owner, ids: &[u32]) -> (Vec<u32>, usize) {
         let mut found: Vec<u32> = Vec::new();
         let mut before = Before::Start(owner);
@@ -232,7 +232,10 @@ mod tests {
         assert_eq!(pool.find_prefix(OWNER, &TEXT), (held[..4].to_vec(), 8));
         // The last token has to be run.
         assert_eq!(pool.find_prefix(OWNER, &TEXT[..8]), (held[..3].to_vec(), 6));
-        assert_eq!(pool.find_prefix(OWNER, &[5, 6, 7, 9, 9]), (held[..1].to_vec(), 2));
+        assert_eq!(
+            pool.find_prefix(OWNER, &[5, 6, 7, 9, 9]),
+            (held[..1].to_vec(), 2)
+        );
         // The same tokens elsewhere are another text.
         assert_eq!(pool.find_prefix(OWNER, &TEXT[2..]), (Vec::new(), 0));
         pool.release(&held[..4]);
@@ -240,7 +243,11 @@ mod tests {
         pool.release(&held[..1]);
         pool.release(&held);
         assert_eq!(pool.free(), 8);
-        assert_eq!(pool.find_prefix(OWNER, &TEXT).1, 8, "kept though nobody held it");
+        assert_eq!(
+            pool.find_prefix(OWNER, &TEXT).1,
+            8,
+            "kept though nobody held it"
+        );
     }
 
     #[test]
@@ -295,7 +302,8 @@ mod tests {
                 let (mut blocks, tokens) = pool.find_prefix(owner, ids);
                 prop_assert!(tokens < ids.len());
                 for (at, &block) in blocks.iter().enumerate() {
-                    prop_assert_eq!(&written[block as usize], &(owner, ids[..(at + 1) * 2].to_vec()));
+                    let expected = (owner, ids[..(at + 1) * 2].to_vec());
+                    prop_assert_eq!(&written[block as usize], &expected);
                 }
                 let more = pool.blocks_for(ids.len()) - blocks.len();
                 match pool.allocate(more) {
