@@ -8,9 +8,9 @@ use retort::{
     provision::Progress,
     serve::Core,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{config, golden, numbers::read_json, runtime};
+use crate::support::{config, golden, numbers::read_json, runtime, server::Server};
 
 const CHECKPOINTS: [&str; 4] = [
     "llama-tiny-generate",
@@ -116,6 +116,56 @@ fn a_seed_gives_one_text() {
         assert_ne!(answers[0], answers[2]);
         assert_ne!(answers[0][0].tokens, answers[0][1].tokens);
     });
+}
+
+/// A template that says what it is for in few tokens: the model has room for 128.
+const TEMPLATE: &str = "{% if tools %}<FORM>{% endif %}\
+                        {% for m in messages %}{{ m.content }}{% endfor %}";
+
+/// Random weights would write anything; what they may write is calls of this function.
+#[test]
+fn a_call_that_must_come_comes_as_its_schema_says() {
+    for form in ["<tool_call>", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = golden("generators/llama-tiny-generate");
+        for file in std::fs::read_dir(checkpoint).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+        }
+        let template = TEMPLATE.replace("<FORM>", form);
+        std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        let model = format!("tiny={}", folder.path().display());
+        let server = Server::start(&[("model", &model)]);
+        let days = json!({"type": "integer", "minimum": 1, "maximum": 9});
+        let parameters = json!({
+            "type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": days},
+            "required": ["city", "days"], "additionalProperties": false,
+        });
+        let function = json!({"name": "w", "parameters": parameters});
+        for seed in 0..4 {
+            let body = json!({
+                "model": "tiny", "messages": [{"role": "user", "content": "a"}], "seed": seed,
+                "temperature": 1.0, "tools": [{"type": "function", "function": function}],
+                "tool_choice": "required",
+            });
+            let answer = server.client().post("/v1/chat/completions", &body);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            let answer: Value = serde_json::from_str(&answer.body).unwrap();
+            let choice = &answer["choices"][0];
+            assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+            let call = &choice["message"]["tool_calls"][0]["function"];
+            assert_eq!(call["name"], "w", "{answer}");
+            let arguments = call["arguments"].as_str().unwrap();
+            let arguments: Value = serde_json::from_str(arguments).unwrap();
+            let city = arguments["city"].as_str().unwrap();
+            assert!(["Rome", "Oslo"].contains(&city), "{answer}");
+            assert!(
+                (1..=9).contains(&arguments["days"].as_i64().unwrap()),
+                "{answer}"
+            );
+            assert_eq!(arguments.as_object().unwrap().len(), 2, "{answer}");
+        }
+    }
 }
 
 #[test]

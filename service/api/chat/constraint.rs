@@ -7,7 +7,10 @@ use serde::Deserialize;
 use super::calls::CallForm;
 use crate::{
     engine::{
-        generate::template::{Value, json},
+        generate::{
+            template::{Value, json},
+            with_short_gaps,
+        },
         request::Grammar,
     },
     error::{Error, Result},
@@ -231,7 +234,8 @@ pub fn must_call(choice: &ToolChoice, tools: &[Value], form: CallForm) -> Result
     Ok(Some(match form {
         CallForm::Bare => Grammar::JsonSchema(schema),
         CallForm::Tagged => Grammar::Lark(format!(
-            "start: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json {schema}\n"
+            "start: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json {}\n",
+            with_short_gaps(&schema)
         )),
     }))
 }

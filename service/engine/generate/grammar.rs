@@ -15,6 +15,25 @@ use crate::{
     error::{Error, Result},
 };
 
+/// White space between the parts of JSON: a space, or a new line and its indentation. Small models
+/// that may write any amount of it sometimes write nothing else.
+const GAP: &str = r#""x-guidance":{"whitespace_pattern":" |\\n {0,24}"}"#;
+
+/// A JSON schema whose answers have [`GAP`]s; one that says otherwise itself stays as it is.
+pub fn with_short_gaps(schema: &str) -> String {
+    // `true` and what is no schema have nowhere to say it.
+    let Some(rest) = schema.trim_start().strip_prefix('{') else {
+        return schema.to_owned();
+    };
+    let comma = if rest.trim_start().starts_with('}') {
+        ""
+    } else {
+        ","
+    };
+    // Of two equal keys the last counts.
+    format!("{{{GAP}{comma}{rest}")
+}
+
 /// What forms of answers are matched against: the vocabulary of one model.
 pub struct Grammars {
     factory: ParserFactory,
@@ -61,10 +80,10 @@ impl Grammars {
     /// When it is malformed or too large, or uses what llguidance does not know.
     pub fn read(&self, constraint: &Constraint) -> Result<Form> {
         let (tag, text) = match &constraint.grammar {
-            Grammar::JsonObject => ("json_object", ""),
-            Grammar::JsonSchema(schema) => ("json_schema", schema.as_str()),
-            Grammar::Regex(regex) => ("regex", regex.as_str()),
-            Grammar::Lark(grammar) => ("lark", grammar.as_str()),
+            Grammar::JsonObject => ("json_schema", with_short_gaps(r#"{"type":"object"}"#)),
+            Grammar::JsonSchema(schema) => ("json_schema", with_short_gaps(schema)),
+            Grammar::Regex(regex) => ("regex", regex.clone()),
+            Grammar::Lark(grammar) => ("lark", grammar.clone()),
         };
         let refused = |error: String| {
             Error::invalid(
@@ -72,7 +91,7 @@ impl Grammars {
                 format!("the required form of the answer cannot be used: {error}"),
             )
         };
-        let parser = TopLevelGrammar::from_tagged_str(tag, text)
+        let parser = TopLevelGrammar::from_tagged_str(tag, &text)
             .and_then(|grammar| self.factory.create_parser(grammar));
         let matcher = Matcher::new(parser);
         if let Some(error) = matcher.get_error() {
@@ -245,6 +264,27 @@ mod tests {
         assert!(!bench.taken(&mut form(), r#"{"age": "x"}"#).1);
         assert!(!bench.taken(&mut form(), r#"{"age": 12"#).1);
         assert_eq!(bench.taken(&mut form(), "the boat").0, 0);
+    }
+
+    #[test]
+    fn gaps_are_short() {
+        let bench = bench();
+        let form = || bench.form(Grammar::JsonSchema("{}".into()), Begins::AtOnce);
+        for good in [
+            "{\"a\": [1, 2]}",
+            "{\n    \"a\": [\n        1\n    ]\n}",
+            "[ 1 ]",
+        ] {
+            assert_eq!(
+                bench.taken(&mut form(), good),
+                (good.len(), true),
+                "{good:?}"
+            );
+        }
+        for long in ["[  1]", "[\n\n1]", "[\t1]"] {
+            assert!(bench.taken(&mut form(), long).0 < 3, "{long:?}");
+        }
+        assert_eq!(with_short_gaps("true"), "true");
     }
 
     #[test]

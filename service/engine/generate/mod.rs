@@ -49,11 +49,15 @@ use self::{
     worker::{Worker, WorkerParts},
 };
 pub use self::{
+    grammar::with_short_gaps,
     prompt::MAX_CHOICES,
     stream::GenerateStream,
     turn::{Turns, Unshared},
 };
-use super::{lane::Tenant, request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling}};
+use super::{
+    lane::Tenant,
+    request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling},
+};
 use crate::{
     error::{Error, Result},
     telemetry::{Telemetry, generate::LANE},
