@@ -1,6 +1,7 @@
 //! What the service costs beyond its model, and what the model costs beyond its arithmetic.
 //! `cargo bench` measures everything; `cargo bench -- SECTION` only what is named. See README.md.
 
+mod chat;
 mod client;
 mod full_size;
 mod kernels;
@@ -79,6 +80,12 @@ const SECTIONS: &[Section] = &[
         // It takes 5 GB of disk and several minutes.
         always: false,
         run: full_size::run,
+    },
+    Section {
+        name: "chat",
+        // It takes 3 GB of disk and several minutes.
+        always: false,
+        run: chat::run,
     },
     Section {
         name: "peers",
