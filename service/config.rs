@@ -3,6 +3,7 @@
 
 mod environment;
 mod file;
+mod generation;
 mod layers;
 mod model;
 mod raw;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use environment::Environment;
+pub use generation::Generation;
 pub use layers::{Layers, Origin, Typed};
 pub use model::{
     ModelEntry, ModelLocation, REPLICAS_MAX, check_name, is_directory, location, location_of,
@@ -171,6 +173,8 @@ pub struct FleetConfig {
     pub allow_eviction: bool,
     /// What a model is computed in unless it says otherwise.
     pub dtype: DtypeChoice,
+    /// How models that generate are kept unless they say so.
+    pub generation: Generation,
 }
 
 /// What integers in `input` are.

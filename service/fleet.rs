@@ -36,7 +36,7 @@ use self::{
     found::FoundFiles, job::Attempt, load::Load, member::Member, memory::Ledger, store::Store,
 };
 use crate::{
-    config::{Config, ModelEntry, REPLICAS_MAX},
+    config::{Config, Generation, ModelEntry, REPLICAS_MAX},
     engine::{Claim, Engine, KeepAlive, request::ModelInfo},
     error::{Error, Result},
     memory::MemoryBudget,
@@ -73,6 +73,8 @@ pub struct FleetSettings {
     pub keep_alive: KeepAlive,
     /// What launched models are computed in unless they say otherwise.
     pub dtype: DtypeChoice,
+    /// How launched models that generate are kept unless the launch says otherwise.
+    pub generation: Generation,
     /// All that models may take of memory together; `None` refuses nothing.
     pub memory_bytes: Option<u64>,
     /// Whether idle models may be unloaded to make room for others.
@@ -89,6 +91,7 @@ impl FleetSettings {
             persist: config.fleet.persist,
             keep_alive: config.fleet.keep_alive,
             dtype: config.fleet.dtype,
+            generation: config.fleet.generation,
             memory_bytes: MemoryBudget::new(config).for_models(),
             eviction: if config.fleet.allow_eviction {
                 Eviction::IdleModels
@@ -156,6 +159,7 @@ impl Fleet {
             keep_alive: self.0.settings.keep_alive,
             persist: self.0.settings.persist,
             dtype: self.0.settings.dtype,
+            generation: self.0.settings.generation,
             ..LaunchSpec::of(reference)
         }
     }

@@ -2,11 +2,11 @@
 //! is the fleet's ledger's business.
 
 use retort_models::Estimate;
-use retort_models::estimate::{DecoderEstimate, Load};
+use retort_models::estimate::{DecoderEstimate, DecoderLoad, Load};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::config::{Config, ModelEntry};
-use crate::engine::{self, EngineLimits};
+use crate::engine::{self, EngineLimits, generate::MAX_SEQUENCES};
 use crate::fleet::found::Need;
 
 const MIB: u64 = 1 << 20;
@@ -22,6 +22,18 @@ pub fn load_of(limits: &EngineLimits, entry: &ModelEntry, replicas: usize) -> Lo
         task: entry.task,
         cutoff_layer: entry.cutoff_layer,
         dtype: entry.dtype,
+    }
+}
+
+/// As [`load_of`], for a model that generates.
+pub fn load_to_generate(limits: &EngineLimits, entry: &ModelEntry) -> DecoderLoad {
+    DecoderLoad {
+        weights: entry.generation.weights,
+        max_context: entry.max_tokens,
+        kv_cache_bytes: Some(entry.generation.kv_cache_bytes),
+        max_step_tokens: None,
+        sequences: MAX_SEQUENCES,
+        threads: limits.threads,
     }
 }
 

@@ -100,7 +100,7 @@ fn checked(python: &Path, script: &str, arguments: &[&str], key: Option<&str>) -
 /// A model that tells stories has no template of its own: with this one it goes on with what is
 /// said to it.
 const CHAT_TEMPLATE: &str =
-    "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    "{{ bos_token }}One day, {% for m in messages %}{{ m.content }}{% endfor %}";
 
 /// What a client reports that chats with a model whose answers are text: stories260K.
 fn chats(python: &Path, script: &str, root: &str) -> Option<String> {

@@ -1,8 +1,10 @@
 //! What llama.cpp's server has beside the routes that all dialects share: `/embedding`, its form of
-//! `/tokenize`, `/props` and `/slots`. What the fields mean: §6 of the API contract.
+//! `/tokenize`, `/apply-template`, `/props` and `/slots`. What the fields mean: §6 of the API
+//! contract.
 
 mod normalize;
 mod properties;
+mod template;
 
 use axum::{
     Json,
@@ -14,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::normalize::normalized;
-pub use self::properties::{Properties, Slot, props, slots};
+pub use self::{
+    properties::{Properties, Slot, props, slots},
+    template::{AppliedTemplate, apply_template},
+};
 use super::{
     AppState,
     answer::Headers,

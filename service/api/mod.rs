@@ -188,6 +188,8 @@ pub static ROUTES: &[Route] = routes! {
     get  Inference VLLM   "about"   vllm::load, docs::load: "/load";
     post Open      NATIVE "probe"   health::health, docs::health: "/ping";
     post Inference LLAMA_CPP "embed" llama_cpp::embedding, docs::llama_embedding: "/embedding";
+    post Inference LLAMA_CPP "template" llama_cpp::apply_template, generating::apply_template:
+        "/apply-template";
     get  Inference LLAMA_CPP "about" llama_cpp::props, docs::llama_props: "/props";
     get  Inference LLAMA_CPP "about" llama_cpp::slots, docs::llama_slots: "/slots";
     post Inference OLLAMA "embed"   ollama::embed, peers::ollama_embed: "/api/embed";

@@ -81,9 +81,15 @@ pub struct ModelRecord {
     /// Where the files came from.
     origin: String,
     #[serde(flatten)]
-    encoder: Option<EncoderRecord>,
-    #[serde(flatten)]
-    generator: Option<GeneratorRecord>,
+    details: Option<Details>,
+}
+
+/// What is known of a model once it is loaded.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Details {
+    Encoder(Box<EncoderRecord>),
+    Generator(GeneratorRecord),
 }
 
 /// What the checkpoint and the machine say of a model that generates, once it is loaded.
@@ -261,8 +267,9 @@ impl ModelRecord {
             state_reason,
             aliases: info.aliases,
             origin: info.origin,
-            encoder: encoder.map(EncoderRecord::from),
-            generator: generator.map(GeneratorRecord::from),
+            details: encoder
+                .map(|info| Details::Encoder(Box::new(info.into())))
+                .or_else(|| generator.map(|info| Details::Generator(info.into()))),
         }
     }
 }
@@ -298,8 +305,7 @@ impl ModelRecord {
             state_reason: None,
             aliases: Vec::new(),
             origin: "a server elsewhere".to_owned(),
-            encoder: None,
-            generator: None,
+            details: None,
         }
     }
 }

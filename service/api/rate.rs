@@ -1,6 +1,6 @@
 //! Limits per API key and minute: a token bucket for requests and one for the tokens that models
-//! read and write. What a request costs is known only when it is answered, so tokens are taken afterwards and
-//! may leave a debt, which the next requests wait for.
+//! read and write. What a request costs is known only when it is answered, so tokens are taken
+//! afterwards and may leave a debt, which the next requests wait for.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -64,7 +64,9 @@ impl ModelType {
             let name = super::extract::shorten(name, 100);
             Error::invalid(
                 "model_type",
-                format!("there is no model type `{name}`; served are `embedding` and `rerank`"),
+                format!(
+                    "there is no model type `{name}`; served are `embedding`, `rerank` and `LLM`"
+                ),
             )
         })
     }
@@ -92,7 +94,8 @@ impl ModelType {
         match self {
             Self::Embedding => Some(Task::Embed),
             Self::Rerank => Some(Task::Rerank),
-            Self::Llm | Self::Other(_) => None,
+            Self::Llm => Some(Task::Generate),
+            Self::Other(_) => None,
         }
     }
 

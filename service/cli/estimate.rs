@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use retort_models::Estimate;
-use retort_models::estimate::Basis;
+use retort_models::estimate::{Basis, DecoderEstimate};
 use serde::Serialize;
 
 use super::flags::{Flags, Local};
 use super::table::{render, table};
 use super::{Context, Failure, print};
 use crate::config::{Config, ModelEntry, Purpose, Typed, setting};
-use crate::memory::{load_of, mib};
+use crate::memory::{load_of, load_to_generate, mib};
 use crate::provision::{self, ModelRequest, Network, Progress, ProvisionConfig, Weights};
 use crate::serve::engine_limits;
 
@@ -72,7 +72,25 @@ struct Estimated {
     /// Where its files are; null when they are not here.
     path: Option<PathBuf>,
     #[serde(flatten)]
-    estimate: Estimate,
+    memory: Memory,
+}
+
+/// Its parts, by what kind of model it is.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Memory {
+    Encoder(Estimate),
+    Generator(DecoderEstimate),
+}
+
+impl Memory {
+    /// The most that it adds to a process.
+    fn serving(&self) -> u64 {
+        match self {
+            Self::Encoder(estimate) => estimate.serving,
+            Self::Generator(estimate) => estimate.serving,
+        }
+    }
 }
 
 fn estimate(config: &Config, entry: &ModelEntry) -> Result<Estimated, Failure> {
@@ -91,26 +109,33 @@ fn estimate(config: &Config, entry: &ModelEntry) -> Result<Estimated, Failure> {
         network,
         ..config.provision.clone()
     };
-    let load = load_of(&engine_limits(config), entry, entry.replicas);
-    let found = |path: Option<PathBuf>, estimate| Estimated {
+    let limits = engine_limits(config);
+    let load = load_of(&limits, entry, entry.replicas);
+    let found = |path: Option<PathBuf>, memory| Estimated {
         name: entry.name.clone(),
         id: id.clone(),
         path,
-        estimate,
+        memory,
+    };
+    let refused = |error: retort_models::Error| {
+        Failure::new(format!("model `{}` cannot be loaded: {error}", entry.name))
     };
     let missing = match provision::model(&provision, &request, &Progress::silent()) {
         Ok(files) => {
-            let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref());
-            let estimate = estimate.map_err(|error| {
-                Failure::new(format!("model `{}` cannot be loaded: {error}", entry.name))
-            })?;
-            return Ok(found(Some(files.dir), estimate));
+            let memory = if entry.is_generator(&files.dir) {
+                let load = load_to_generate(&limits, entry);
+                Estimate::of_decoder(&files.dir, &load).map(Memory::Generator)
+            } else {
+                let known = entry.known.as_ref();
+                Estimate::of_files(&files.dir, &load, known).map(Memory::Encoder)
+            };
+            return Ok(found(Some(files.dir), memory.map_err(refused)?));
         }
         Err(missing) => missing,
     };
     let known = entry.known.as_ref();
     match known.and_then(|known| Estimate::of_entry(known, &load)) {
-        Some(estimate) => Ok(found(None, estimate)),
+        Some(estimate) => Ok(found(None, Memory::Encoder(estimate))),
         None => Err(missing.into()),
     }
 }
@@ -118,11 +143,11 @@ fn estimate(config: &Config, entry: &ModelEntry) -> Result<Estimated, Failure> {
 fn draw(estimated: &[Estimated]) -> String {
     let texts: Vec<String> = estimated.iter().map(draw_one).collect();
     let text = texts.join("\n");
-    let [first, _, ..] = estimated else {
+    if estimated.len() < 2 {
         return text;
-    };
-    let process = first.estimate.process;
-    let serving: u64 = estimated.iter().map(|model| model.estimate.serving).sum();
+    }
+    let process = Estimate::PROCESS_TOTAL;
+    let serving: u64 = estimated.iter().map(|model| model.memory.serving()).sum();
     format!(
         "{text}\nAll {} models in one process, when all are busy: {}\n",
         estimated.len(),
@@ -130,8 +155,55 @@ fn draw(estimated: &[Estimated]) -> String {
     )
 }
 
+/// A part, its bytes, and a remark.
+type Row = (&'static str, u64, String);
+
 fn draw_one(model: &Estimated) -> String {
-    let estimate = &model.estimate;
+    let rows = match &model.memory {
+        Memory::Encoder(estimate) => rows(estimate),
+        Memory::Generator(estimate) => rows_to_generate(estimate),
+    };
+    let mut drawn = table(&["part", "memory", ""]);
+    for (part, bytes, note) in rows {
+        drawn.add_row([part.to_owned(), mib(bytes), note]);
+    }
+    format!("{} ({})\n{}", model.name, model.id, render(&drawn))
+}
+
+fn rows_to_generate(estimate: &DecoderEstimate) -> Vec<Row> {
+    let per_token = mib(estimate.kv_bytes_per_token);
+    let context = estimate.max_context;
+    let one = format!("{per_token} a token; one conversation of {context} tokens");
+    vec![
+        ("weights in the files", estimate.weights, String::new()),
+        ("mapped weights", estimate.weights_mapped, String::new()),
+        (
+            "converted weights",
+            estimate.weights_kept,
+            "and ONNX Runtime's copies".into(),
+        ),
+        ("tokenizer", estimate.tokenizer, String::new()),
+        ("keys and values", estimate.kv_context, one),
+        (
+            "keys and values",
+            estimate.kv_cache,
+            "all conversations together (`--kv-cache-mib`)".into(),
+        ),
+        (
+            "activations",
+            estimate.activations,
+            "of the largest step".into(),
+        ),
+        (
+            "process",
+            Estimate::PROCESS_TOTAL,
+            "whatever it serves".into(),
+        ),
+        ("TOTAL", estimate.total, "when the cache is full".into()),
+    ]
+}
+
+fn rows(estimate: &Estimate) -> Vec<Row> {
     let sessions = estimate.sessions as u64;
     let each = |what: u64| format!("{sessions} sessions, {} each", mib(what));
     let buffers = format!(
@@ -140,7 +212,7 @@ fn draw_one(model: &Estimated) -> String {
         estimate.batch_tokens
     );
     let droppable = mib(estimate.serving - estimate.private);
-    let rows = [
+    vec![
         (
             "weights in the files",
             estimate.weights,
@@ -181,12 +253,7 @@ fn draw_one(model: &Estimated) -> String {
             format!("{droppable} of it pages of files, dropped when memory is short"),
         ),
         ("TOTAL", estimate.total, "the larger of the two".into()),
-    ];
-    let mut drawn = table(&["part", "memory", ""]);
-    for (part, bytes, note) in rows {
-        drawn.add_row([part.to_owned(), mib(bytes), note]);
-    }
-    format!("{} ({})\n{}", model.name, model.id, render(&drawn))
+    ]
 }
 
 fn basis(basis: Basis) -> &'static str {
@@ -254,17 +321,44 @@ mod tests {
         )
     }
 
+    fn encoder(model: &Estimated) -> &Estimate {
+        match &model.memory {
+            Memory::Encoder(estimate) => estimate,
+            Memory::Generator(estimate) => panic!("{estimate:?}"),
+        }
+    }
+
+    #[test]
+    fn a_model_that_generates_has_a_cache_and_fewer_bits_take_less() {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let path = format!("{root}/tests/golden/generators/qwen3-tiny-generate");
+        let of = |weights: &str, cache: &str| {
+            let flags = [
+                ("generation.weights", weights),
+                ("generation.kv_cache_mib", cache),
+            ];
+            of(&[&path], &flags).remove(0)
+        };
+        let serving = |weights, cache| of(weights, cache).memory.serving();
+        assert!(serving("int4", "8") < serving("fp32", "8"));
+        assert!(serving("fp32", "8") < serving("fp32", "9"));
+        let text = draw(&[of("fp32", "8")]);
+        for part in ["128 tokens", "8.0 MiB", "all conversations", "TOTAL"] {
+            assert!(text.contains(part), "`{part}` is not in:\n{text}");
+        }
+    }
+
     #[test]
     fn files_that_are_here_go_before_the_catalogue() {
         let models = of(
             &[&tiny(), "bge-m3"],
             &[("cpu.threads", "4"), ("cpu.workers", "2")],
         );
-        assert_eq!(models[0].estimate.basis, Basis::Checkpoint);
+        assert_eq!(encoder(&models[0]).basis, Basis::Checkpoint);
         assert_eq!(models[0].path, Some(tiny().into()));
-        assert_eq!(models[0].estimate.sessions, 3);
+        assert_eq!(encoder(&models[0]).sessions, 3);
         assert_eq!(
-            (models[1].estimate.basis, models[1].path.as_ref()),
+            (encoder(&models[1]).basis, models[1].path.as_ref()),
             (Basis::Catalogue, None)
         );
         let text = draw(&models);
@@ -281,7 +375,7 @@ mod tests {
 
     #[test]
     fn fewer_tokens_and_workers_take_less() {
-        let total = |flags: &[(&str, &str)]| of(&["bge-m3"], flags)[0].estimate.serving;
+        let total = |flags: &[(&str, &str)]| of(&["bge-m3"], flags)[0].memory.serving();
         let batch = ("limits.max_batch_tokens", "65536");
         let four = total(&[("cpu.threads", "4"), batch]);
         assert!(total(&[("cpu.threads", "4"), ("cpu.workers", "1"), batch]) < four);

@@ -1,12 +1,12 @@
 //! One model of the configuration: where it is, what it is called, what overrides its checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use retort_models::catalog::{Catalog, Entry};
-use retort_models::{DtypeChoice, LoadOptions, Pooling, Runtime, Task};
+use retort_models::{DecoderModel, DtypeChoice, LoadOptions, Pooling, Runtime, Task};
 
-use super::Error;
+use super::{Error, Generation};
 use crate::keep_alive::KeepAlive;
 
 const NAME_CHARS_MAX: usize = 100;
@@ -32,6 +32,10 @@ pub struct ModelEntry {
     pub pooling: Option<Pooling>,
     /// What it is for; `None` means what the checkpoint or the catalogue states.
     pub task: Option<Task>,
+    /// Whether it is said to continue texts; otherwise its files tell.
+    pub generates: bool,
+    /// How it is kept if it does.
+    pub generation: Generation,
     /// The layer whose scores are taken; `None` means what the catalogue states, else the last.
     pub cutoff_layer: Option<usize>,
     /// What it is computed in.
@@ -69,6 +73,13 @@ impl ModelEntry {
             force_dtype: self.force_dtype,
             ..LoadOptions::new(runtime)
         }
+    }
+
+    /// Whether these files are loaded as a model that continues texts: because that was said, or
+    /// because that is what they are for and nobody has said that they embed or rerank.
+    pub fn is_generator(&self, dir: &Path) -> bool {
+        let is_open = self.task.is_none() && self.known.is_none();
+        self.generates || is_open && DecoderModel::is_meant(dir)
     }
 
     /// The names that need no configuration: the id, and what the catalogue calls it.
@@ -249,6 +260,8 @@ mod tests {
             max_tokens: None,
             pooling: None,
             task: None,
+            generates: false,
+            generation: Generation::default(),
             cutoff_layer: None,
             dtype: DtypeChoice::Auto,
             force_dtype: false,

@@ -1,7 +1,9 @@
-//! The document of the configuration as typed, before anything in it is checked.
+//! The document of the configuration as typed, and what single values of a `[[model]]` mean.
 
+use retort_models::{DtypeChoice, Task};
 use serde::Deserialize;
 
+use super::Error;
 use super::upstream::RawUpstream;
 
 /// The document as typed; one field per key of `config.toml`, no more and no fewer.
@@ -16,6 +18,7 @@ pub(super) struct Raw {
     pub(super) models: RawModels,
     pub(super) embeddings: RawEmbeddings,
     pub(super) rerank: RawRerank,
+    pub(super) generation: RawGeneration,
     pub(super) model: Vec<RawModel>,
     #[serde(default)]
     pub(super) upstream: Vec<RawUpstream>,
@@ -112,6 +115,13 @@ pub(super) struct RawRerank {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawGeneration {
+    pub(super) weights: String,
+    pub(super) kv_cache_mib: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
     pub(super) id: String,
     pub(super) name: String,
@@ -123,7 +133,55 @@ pub(super) struct RawModel {
     pub(super) cutoff_layer: i64,
     pub(super) dtype: String,
     pub(super) force_dtype: bool,
+    pub(super) weights: String,
+    pub(super) kv_cache_mib: i64,
     pub(super) required: bool,
     pub(super) keep_alive: String,
     pub(super) replicas: i64,
+}
+
+impl RawModel {
+    /// A number that 0 leaves open.
+    pub(super) fn count(&self, key: &str, value: i64, most: i64) -> Result<Option<usize>, Error> {
+        let within = Some(value).filter(|value| (0..=most).contains(value));
+        match within.and_then(|value| usize::try_from(value).ok()) {
+            Some(value) => Ok(Some(value).filter(|&value| value > 0)),
+            None => Err(Error::new(format!(
+                "`{key}` = `{value}` of model `{}` is not within 0 to {most}",
+                self.id
+            ))),
+        }
+    }
+
+    /// `None` is what all models are computed in.
+    pub(super) fn dtype(&self) -> Result<Option<DtypeChoice>, Error> {
+        if self.dtype.is_empty() {
+            return Ok(None);
+        }
+        let read = self.dtype.parse().map(Some);
+        read.map_err(|error| Error::new(format!("`dtype` of model `{}`: {error}", self.id)))
+    }
+
+    /// What it is for, if it is an encoder; `None` where that is for its files to tell.
+    pub(super) fn task(&self) -> Result<Option<Task>, Error> {
+        let wanted = self.task.to_ascii_lowercase();
+        if self.generates() {
+            return Ok(None);
+        }
+        let found = Task::ALL.into_iter().find(|task| task.name() == wanted);
+        if found.is_some() || wanted.is_empty() {
+            return Ok(found);
+        }
+        let known = Task::ALL.map(|task| format!("`{}`", task.name()));
+        Err(Error::new(format!(
+            "`task` = `{}` of model `{}` is none that a model can be loaded for",
+            self.task, self.id
+        ))
+        .with_hint(format!("known are {} and `generate`", known.join(", "))))
+    }
+
+    /// Whether it is said to continue texts.
+    pub(super) fn generates(&self) -> bool {
+        self.task.eq_ignore_ascii_case("generate")
+    }
 }

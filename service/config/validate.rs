@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
-use retort_models::{Catalog, DtypeChoice, Pooling, Task};
+use retort_models::{Catalog, DtypeChoice, Pooling};
 
 use super::model::{self, ModelEntry, REPLICAS_MAX};
-use super::raw::{Raw, RawCpu, RawLimits, RawModel, RawScheduling, RawServer};
+use super::raw::{Raw, RawCpu, RawLimits, RawScheduling, RawServer};
 use super::settings::{MODEL, setting};
 use super::upstream::upstreams;
 use super::{
@@ -56,6 +56,7 @@ pub fn validate(
             keep_alive: rules.keep_alive(&raw.models.keep_alive)?,
             allow_eviction: raw.models.allow_eviction,
             dtype: rules.dtype(&raw.models.dtype)?,
+            generation: raw.generation.checked()?,
         },
         return_documents: raw.rerank.return_documents_default,
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
@@ -304,6 +305,7 @@ impl Rules<'_> {
         environment: &Environment,
     ) -> Result<Vec<ModelEntry>, Error> {
         let dtype = self.dtype(&raw.models.dtype)?;
+        let generation = raw.generation.checked()?;
         let raw = &raw.model;
         if raw.is_empty() {
             return Err(Error::new("no model is configured").with_hint(self.ways(MODEL)));
@@ -338,6 +340,8 @@ impl Rules<'_> {
                 max_tokens: raw.count("max_tokens", raw.max_tokens, 1_048_576)?,
                 pooling,
                 task: raw.task()?,
+                generates: raw.generates(),
+                generation: raw.generation(generation)?,
                 cutoff_layer: raw.count("cutoff_layer", raw.cutoff_layer, 1_024)?,
                 dtype: raw.dtype()?.unwrap_or(dtype),
                 force_dtype: raw.force_dtype,
@@ -391,43 +395,6 @@ impl Rules<'_> {
         setting(key)
             .map(|setting| format!("change it with {}", setting.ways()))
             .unwrap_or_default()
-    }
-}
-
-impl RawModel {
-    /// A number that 0 leaves open.
-    fn count(&self, key: &str, value: i64, most: i64) -> Result<Option<usize>, Error> {
-        let within = Some(value).filter(|value| (0..=most).contains(value));
-        match within.and_then(|value| usize::try_from(value).ok()) {
-            Some(value) => Ok(or_none(value)),
-            None => Err(Error::new(format!(
-                "`{key}` = `{value}` of model `{}` is not within 0 to {most}",
-                self.id
-            ))),
-        }
-    }
-
-    /// `None` is what all models are computed in.
-    fn dtype(&self) -> Result<Option<DtypeChoice>, Error> {
-        if self.dtype.is_empty() {
-            return Ok(None);
-        }
-        let read = self.dtype.parse().map(Some);
-        read.map_err(|error| Error::new(format!("`dtype` of model `{}`: {error}", self.id)))
-    }
-
-    fn task(&self) -> Result<Option<Task>, Error> {
-        let wanted = self.task.to_ascii_lowercase();
-        let found = Task::ALL.into_iter().find(|task| task.name() == wanted);
-        if found.is_some() || wanted.is_empty() {
-            return Ok(found);
-        }
-        let known = Task::ALL.map(|task| format!("`{}`", task.name()));
-        Err(Error::new(format!(
-            "`task` = `{}` of model `{}` is none that a model can be loaded for",
-            self.task, self.id
-        ))
-        .with_hint(format!("known are {}", known.join(" and "))))
     }
 }
 

@@ -3,12 +3,15 @@
 use std::{path::Path, sync::Arc};
 
 use retort_models::{
-    DecoderInfo, DecoderModel, DecoderOptions, Generate, GenerationDefaults, Runtime, SequenceStep,
-    Tokenizer, estimate::DecoderLoad,
+    DecoderInfo, DecoderModel, DecoderOptions, Generate, GenerationDefaults, RoundedStore,
+    Rounding, SequenceStep, Tokenizer,
 };
 
-use super::{StartError, member::Member};
-use crate::engine::{Polite, generate::MAX_SEQUENCES, request::Task};
+use super::{StartError, load::CheckpointLoader, member::Member};
+use crate::engine::{Polite, request::Task};
+
+/// What the rounded matrices of all models may take on the disk.
+const ROUNDED_BYTES_MAX: u64 = 16 << 30;
 
 /// A model that generates and is not served yet.
 pub struct LoadedGenerator {
@@ -27,20 +30,9 @@ pub struct LoadedGenerator {
 /// Whether files are to be loaded as a model that generates: by what was launched, else by what
 /// they are, unless somebody has said that they embed or rerank.
 pub fn is_wanted(member: &Member, dir: &Path) -> bool {
-    let entry = member.entry();
     match member.spec().task {
         Some(task) => task == Task::Generate,
-        None => entry.task.is_none() && entry.known.is_none() && DecoderModel::is_meant(dir),
-    }
-}
-
-/// What is going to be loaded, for its estimate.
-pub fn load_of(member: &Member, threads: usize) -> DecoderLoad {
-    DecoderLoad {
-        max_context: member.entry().max_tokens,
-        sequences: MAX_SEQUENCES,
-        threads,
-        ..DecoderLoad::default()
+        None => member.entry().is_generator(dir),
     }
 }
 
@@ -52,18 +44,25 @@ pub fn load_of(member: &Member, threads: usize) -> DecoderLoad {
 pub fn load(
     dir: &Path,
     member: &Member,
-    runtime: &Runtime,
-    threads: usize,
+    loader: &CheckpointLoader,
 ) -> Result<LoadedGenerator, StartError> {
+    let entry = member.entry();
     let options = DecoderOptions {
-        max_context: member.entry().max_tokens,
-        ..DecoderOptions::new(runtime.clone())
+        max_context: entry.max_tokens,
+        kv_cache_bytes: Some(entry.generation.kv_cache_bytes),
+        weights: entry.generation.weights,
+        rounded: Some(RoundedStore {
+            dir: loader.config.provision.cache_dir.join("rounded"),
+            max_bytes: ROUNDED_BYTES_MAX,
+        }),
+        ..DecoderOptions::new(loader.runtime.clone())
     };
     let model = DecoderModel::load(dir, &options).map_err(|error| StartError {
-        message: format!("model `{}` cannot be loaded: {error}", member.entry().name),
+        message: format!("model `{}` cannot be loaded: {error}", entry.name),
         hint: None,
     })?;
-    let mut generator = Polite::make(|| model.generator(threads))??;
+    tell_rounding(&entry.name, &model.info().rounding);
+    let mut generator = Polite::make(|| model.generator(loader.limits.threads))??;
     let first = SequenceStep {
         input_ids: &[model.info().bos_token_id.unwrap_or(0)],
         past: 0,
@@ -78,4 +77,20 @@ pub fn load(
         chat_template: model.chat_template().map(Into::into),
         generator,
     })
+}
+
+/// Says where rounded matrices are.
+fn tell_rounding(model: &str, rounding: &Rounding) {
+    match rounding {
+        Rounding::Nothing => {}
+        Rounding::Found => tracing::debug!(model, "the rounded weights of an earlier load"),
+        Rounding::Made => tracing::info!(model, "weights were rounded and kept for the next load"),
+        Rounding::InMemory(reason) => {
+            tracing::warn!(
+                model,
+                reason,
+                "rounded weights cannot be kept for the next load"
+            );
+        }
+    }
 }

@@ -139,7 +139,7 @@ impl Load for CheckpointLoader {
         let load = memory::load_of(&self.limits, entry, member.spec().replicas);
         // Files that cannot be estimated are explained by the attempt to load them.
         let need = if generator::is_wanted(member, &files.dir) {
-            let load = generator::load_of(member, self.limits.threads);
+            let load = memory::load_to_generate(&self.limits, entry);
             let estimate = Estimate::of_decoder(&files.dir, &load).ok();
             estimate.and_then(|estimate| self.budget.need_to_generate(&estimate))
         } else {
@@ -159,8 +159,7 @@ impl Load for CheckpointLoader {
     fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
         let entry = member.entry();
         if generator::is_wanted(member, &found.dir) {
-            let threads = self.limits.threads;
-            let loaded = generator::load(&found.dir, member, &self.runtime, threads)?;
+            let loaded = generator::load(&found.dir, member, self)?;
             return Ok(Loaded::Generator(Box::new(loaded)));
         }
         let model = self.read(&found.dir, entry)?;

@@ -32,6 +32,8 @@ fn tried_again(before: &ModelEntry, now: ModelEntry) -> ModelEntry {
         max_tokens: now.max_tokens.or(before.max_tokens),
         pooling: now.pooling.or(before.pooling),
         dtype: now.dtype,
+        generates: now.generates,
+        generation: now.generation,
         ..before.clone()
     }
 }
@@ -79,6 +81,8 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
         max_tokens: spec.max_tokens,
         pooling: spec.pooling,
         task: known.map_or_else(|| spec.task.and_then(for_files), |_| None),
+        generates: spec.task == Some(Task::Generate),
+        generation: spec.generation,
         cutoff_layer: None,
         dtype: spec.dtype,
         force_dtype: false,
@@ -119,11 +123,12 @@ pub fn spec_of(entry: &ModelEntry, keep_alive: KeepAlive) -> LaunchSpec {
     LaunchSpec {
         uid: Some(entry.name.clone()),
         reference: entry.location.id(),
-        task: None,
+        task: entry.generates.then_some(Task::Generate),
         replicas: entry.replicas,
         max_tokens: entry.max_tokens,
         pooling: entry.pooling,
         dtype: entry.dtype,
+        generation: entry.generation,
         keep_alive: entry.keep_alive.unwrap_or(keep_alive),
         // The configuration is what brings it back.
         persist: false,

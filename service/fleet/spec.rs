@@ -5,9 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use retort_models::{DtypeChoice, Pooling, catalog};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{
-    KeepAlive,
-    request::{ModelInfo, Task},
+use crate::{
+    config::Generation,
+    engine::{
+        KeepAlive,
+        request::{ModelInfo, Task},
+    },
 };
 
 /// A model that is to be served.
@@ -28,6 +31,8 @@ pub struct LaunchSpec {
     pub pooling: Option<Pooling>,
     /// What it is computed in.
     pub dtype: DtypeChoice,
+    /// How it is kept if it generates.
+    pub generation: Generation,
     /// How long it stays in memory without requests.
     pub keep_alive: KeepAlive,
     /// Whether it returns after a restart.
@@ -51,6 +56,7 @@ impl LaunchSpec {
             max_tokens: None,
             pooling: None,
             dtype: DtypeChoice::Auto,
+            generation: Generation::default(),
             keep_alive: KeepAlive::Forever,
             persist: false,
             required: false,

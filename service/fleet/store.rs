@@ -11,7 +11,7 @@ use retort_models::{DtypeChoice, catalog::Entry};
 use serde::{Deserialize, Serialize};
 
 use super::LaunchSpec;
-use crate::engine::request::Task;
+use crate::{config::Generation, engine::request::Task};
 
 /// The form of the file that this program writes, and the only one it reads.
 const VERSION: u32 = 1;
@@ -57,6 +57,10 @@ struct Model {
     pooling: Option<String>,
     #[serde(default = "auto")]
     dtype: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weights: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kv_cache_bytes: Option<u64>,
     keep_alive: String,
 }
 
@@ -173,6 +177,8 @@ impl Model {
             max_tokens: spec.max_tokens,
             pooling: spec.pooling.map(|pooling| pooling.to_string()),
             dtype: spec.dtype.to_string(),
+            weights: Some(spec.generation.weights.to_string()),
+            kv_cache_bytes: Some(spec.generation.kv_cache_bytes),
             keep_alive: spec.keep_alive.to_string(),
         }
     }
@@ -183,16 +189,20 @@ impl Model {
             name.parse()
                 .map_err(|_| format!("there is no pooling `{name}`"))
         };
+        let wrong = |error: retort_models::Error| error.to_string();
+        let standard = Generation::default();
+        let weights = self.weights.map(|name| name.parse().map_err(wrong));
         Ok(LaunchSpec {
             uid: Some(self.uid),
             task: self.task.as_deref().and_then(task),
             replicas: self.replicas,
             max_tokens: self.max_tokens,
             pooling: self.pooling.map(pooling).transpose()?,
-            dtype: self
-                .dtype
-                .parse()
-                .map_err(|error: retort_models::Error| error.to_string())?,
+            dtype: self.dtype.parse().map_err(wrong)?,
+            generation: Generation {
+                weights: weights.transpose()?.unwrap_or(standard.weights),
+                kv_cache_bytes: self.kv_cache_bytes.unwrap_or(standard.kv_cache_bytes),
+            },
             keep_alive: self.keep_alive.parse()?,
             persist: true,
             revision: self.revision,
@@ -205,7 +215,7 @@ impl Model {
 mod tests {
     use std::time::Duration;
 
-    use retort_models::Pooling;
+    use retort_models::{DecoderWeights, Pooling};
 
     use super::*;
     use crate::engine::KeepAlive;
@@ -218,6 +228,10 @@ mod tests {
             max_tokens: Some(512),
             pooling: Some(Pooling::Cls),
             dtype: DtypeChoice::Int8,
+            generation: Generation {
+                weights: DecoderWeights::Int4,
+                kv_cache_bytes: 5 << 20,
+            },
             keep_alive: KeepAlive::For(Duration::from_secs(90)),
             persist: true,
             revision: Some("v1".into()),

@@ -26,7 +26,7 @@ use super::{
     member::Member,
 };
 use crate::{
-    config::{ModelEntry, location},
+    config::{Generation, ModelEntry, location},
     engine::{
         Clock, Engine, EngineLimits, KeepAlive,
         encode::{UntrainedDimensions, WorkerKind},
@@ -47,6 +47,8 @@ pub fn entry(name: &str) -> ModelEntry {
         max_tokens: None,
         pooling: None,
         task: None,
+        generates: false,
+        generation: Generation::default(),
         cutoff_layer: None,
         dtype: retort_models::DtypeChoice::Auto,
         force_dtype: false,
@@ -316,6 +318,8 @@ impl Fleet {
             max_tokens: None,
             pooling: None,
             task: None,
+            generates: false,
+            generation: Generation::default(),
             cutoff_layer: None,
             dtype: retort_models::DtypeChoice::Auto,
             force_dtype: false,
@@ -352,6 +356,7 @@ fn settings(state_file: PathBuf) -> FleetSettings {
         persist: false,
         keep_alive: KeepAlive::Forever,
         dtype: retort_models::DtypeChoice::Auto,
+        generation: Generation::default(),
         memory_bytes: None,
         eviction: Eviction::Never,
         drain_timeout: Duration::from_secs(30),

@@ -14,7 +14,7 @@ import ollama
 
 from checks import expect, raised, run
 
-MESSAGES = [{"role": "user", "content": "Once upon a time"}]
+MESSAGES = [{"role": "user", "content": "a girl went to the park"}]
 OPTIONS = {"temperature": 0, "num_predict": 24, "num_ctx": 2048}
 
 

@@ -1,7 +1,7 @@
 //! A chat without its wire form, and how it begins: the template is rendered, what the answer must
 //! look like is settled, and the first token awaited.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use retort_models::SpecialTokens;
 
@@ -85,13 +85,7 @@ impl ChatAsk {
         let template = generator.template()?;
         let special_tokens = template.tags();
         let (logprobs, wishes) = (self.logprobs, std::mem::take(&mut self.wishes));
-        let rendered = if self.bytes() > BIG_PROMPT_BYTES {
-            tokio::task::spawn_blocking(move || self.render(&template))
-                .await
-                .map_err(|error| Error::Internal(format!("rendering a chat: {error}")))??
-        } else {
-            self.render(&template)?
-        };
+        let rendered = self.rendered(template).await?;
         let mut request = GenerateRequest::new(PromptInput::Text {
             pieces: rendered.pieces,
             // Templates write the first token themselves.
@@ -108,6 +102,27 @@ impl ChatAsk {
             reading: rendered.reading,
             choices,
         })
+    }
+
+    /// The prompt that the model would be asked to go on with, and the model's served name.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or why it cannot be served now.
+    pub async fn prompt(self, engine: &Engine) -> Result<(String, String)> {
+        let generator = engine.generator(self.model.as_deref()).await?;
+        let rendered = self.rendered(generator.template()?).await?;
+        let pieces = rendered.pieces.into_iter().map(|piece| piece.text);
+        Ok((pieces.collect(), generator.name().to_owned()))
+    }
+
+    /// Renders, where it may take its time.
+    async fn rendered(self, template: Arc<ChatTemplate>) -> Result<Rendered> {
+        if self.bytes() <= BIG_PROMPT_BYTES {
+            return self.render(&template);
+        }
+        tokio::task::spawn_blocking(move || self.render(&template))
+            .await
+            .map_err(|error| Error::Internal(format!("rendering a chat: {error}")))?
     }
 
     fn bytes(&self) -> usize {

@@ -2,8 +2,8 @@
 
 use utoipa::openapi::{Content, RefOr, ResponseBuilder, ResponsesBuilder, Schema, path::Operation};
 
-use super::{JSON, ObjectBuilder, Type, add, posted, reference};
-use crate::api::{chat, completions, generation::EVENT_STREAM, ollama as ol};
+use super::{JSON, ObjectBuilder, Type, add, answers, posted, reference};
+use crate::api::{chat, completions, generation::EVENT_STREAM, llama_cpp, ollama as ol};
 
 /// The types that the descriptions refer to.
 pub fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
@@ -15,6 +15,7 @@ pub fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
     add::<ol::OllamaChatBody>(schemas);
     add::<ol::OllamaGenerateBody>(schemas);
     add::<ol::OllamaAnswer<'_>>(schemas);
+    add::<llama_cpp::AppliedTemplate>(schemas);
 }
 
 /// The description of chats.
@@ -38,6 +39,14 @@ pub fn completions() -> Operation {
         events(Content::new(Some(reference::<
             completions::CompletionAnswer<'_>,
         >()))),
+    )
+}
+
+/// The description of llama.cpp's `/apply-template`.
+pub fn apply_template() -> Operation {
+    posted::<chat::ChatBody>(
+        "What the messages of a chat become (llama.cpp)",
+        answers::<llama_cpp::AppliedTemplate>("The prompt"),
     )
 }
 

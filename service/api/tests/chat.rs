@@ -132,6 +132,25 @@ async fn a_chat_is_answered() {
 }
 
 #[tokio::test]
+async fn a_template_is_applied_without_an_answer() {
+    let server = saying("x");
+    let answer = server.ok("/apply-template", &hello()).await;
+    let prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(answer, json!({"prompt": prompt}));
+    let closed = with(&json!({"add_generation_prompt": false}));
+    let answer = server.ok("/apply-template", &closed).await;
+    assert_eq!(answer["prompt"], "<|im_start|>user\nhi<|im_end|>\n");
+    let none = speaking(Rule::Hashes, None);
+    let refused = none.post("/apply-template", hello().to_string()).await;
+    assert!(
+        refused.text().contains("has no chat template"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(refused.status, 400);
+}
+
+#[tokio::test]
 async fn a_stream_is_exact_to_the_byte() {
     let server = saying("Hi ü");
     let body = with(&json!({"stream": true, "stream_options": {"include_usage": true}}));

@@ -162,10 +162,7 @@ async fn chats_with_models_elsewhere_are_passed_on() {
     let nobody = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
     let there = elsewhere().await;
-    let upstreams = [
-        upstream(there.clone(), "large"),
-        upstream(nobody, "gone"),
-    ];
+    let upstreams = [upstream(there.clone(), "large"), upstream(nobody, "gone")];
     let server = Server::with_settings(ApiSettings {
         upstreams: crate::api::upstream::Upstreams::new(&upstreams),
         ..ApiSettings::default()

@@ -5,7 +5,7 @@ use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
 };
-use retort_models::{DtypeChoice, catalog::Catalog};
+use retort_models::{DecoderWeights, DtypeChoice, catalog::Catalog};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -16,11 +16,13 @@ use crate::{
         AppState,
         extract::{JsonBody, WireBody, shorten},
     },
-    config::{REPLICAS_MAX, check_name, is_directory},
+    config::{Generation, REPLICAS_MAX, check_name, is_directory},
     error::{Error, Result},
     fleet::LaunchSpec,
     keep_alive::KeepAlive,
 };
+
+const MIB: u64 = 1 << 20;
 
 /// The body of a launch. Whatever else it has is an option of the model.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -29,8 +31,8 @@ pub struct LaunchBody {
     model_name: Option<String>,
     /// The name to serve it under; by default the model's own.
     model_uid: Option<String>,
-    /// `embedding` or `rerank`; by default what the catalogue says. Clients of Xinference that
-    /// are told nothing send `LLM`.
+    /// `embedding`, `rerank` or `LLM`; by default what the catalogue or the files say. Clients of
+    /// Xinference that are told nothing send `LLM`.
     model_type: Option<String>,
     /// A directory of the server's machine that has the files.
     model_path: Option<String>,
@@ -53,8 +55,12 @@ pub struct LaunchBody {
     dtype: Option<String>,
     /// The same in the words of Xinference and PyTorch: `float32` or `bfloat16`.
     torch_dtype: Option<Value>,
-    /// The same: `int8`. Any other means nothing here.
+    /// The same: `int8`, and `int4` for a model that generates. Any other means nothing here.
     quantization: Option<Value>,
+    /// How a model that generates keeps its matrices: `fp32`, `bf16`, `int8` or `int4`.
+    weights: Option<String>,
+    /// MiB for the keys and values of all conversations with a model that generates.
+    kv_cache_mib: Option<Value>,
     /// How long it stays in memory without requests: seconds, or a text such as `5m`; below 0 for
     /// ever.
     #[schema(value_type = Option<String>)]
@@ -75,6 +81,7 @@ impl WireBody for LaunchBody {
         "model_revision",
         "pooling",
         "dtype",
+        "weights",
         "persist",
     ];
 }
@@ -133,7 +140,7 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         Some(text) => Some(ModelType::read(&text)?),
         None => None,
     };
-    check_type(model_type, &name, catalog)?;
+    check_type(model_type, &name, path.as_deref(), catalog)?;
     let uid = given(body.model_uid).or_else(|| path.is_some().then(|| name.clone()));
     if let Some(uid) = &uid {
         check_uid(uid)?;
@@ -149,6 +156,12 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         Some(name) => Some(read_dtype(&name)?),
         None => implied_dtype([&body.torch_dtype, &body.quantization]),
     };
+    let weights = match given(body.weights) {
+        Some(name) => Some(read_weights(&name)?),
+        None => implied_weights(body.quantization.as_ref(), dtype),
+    };
+    let kv_cache = read_count("kv_cache_mib", body.kv_cache_mib.as_ref())?;
+    let kv_cache = kv_cache.map(|mib| (mib as u64).saturating_mul(MIB));
     let mut options = body.options;
     if let Some(other) = body.torch_dtype.filter(|_| dtype.is_none()) {
         options.insert("torch_dtype".into(), other);
@@ -164,6 +177,10 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         pooling: read_pooling(given(body.pooling))?,
         keep_alive: read_keep_alive(body.keep_alive.as_ref())?.unwrap_or(defaults.keep_alive),
         dtype: dtype.unwrap_or(defaults.dtype),
+        generation: Generation {
+            weights: weights.unwrap_or(defaults.generation.weights),
+            kv_cache_bytes: kv_cache.unwrap_or(defaults.generation.kv_cache_bytes),
+        },
         persist: body.persist.unwrap_or(defaults.persist),
         revision: given(body.model_revision),
         ignored: ignored.map(|(name, _)| shorten(name, 100)).collect(),
@@ -172,22 +189,28 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
 }
 
 /// Refuses a type that is not served, and says which one the model has.
-fn check_type(asked: Option<ModelType>, name: &str, catalog: &Catalog) -> Result<()> {
+fn check_type(
+    asked: Option<ModelType>,
+    name: &str,
+    path: Option<&str>,
+    catalog: &Catalog,
+) -> Result<()> {
     let Some(asked) = asked else { return Ok(()) };
-    if asked.task().is_some() {
-        return Ok(());
-    }
     let known = catalog.find(name).ok();
+    let is_found = path.is_some() || name.contains('/') || is_directory(name);
     let message = match known.map(|entry| ModelType::of(entry.task).name()) {
+        // What an encoder can do besides is told by its files.
+        _ if matches!(asked, ModelType::Embedding | ModelType::Rerank) => return Ok(()),
+        None if asked == ModelType::Llm && is_found => return Ok(()),
         Some(own) => format!(
             "model `{}` is of the type `{own}`, not `{}`; launch it with `model_type` `{own}`",
             shorten(name, 100),
             asked.name()
         ),
         None if asked == ModelType::Llm => format!(
-            "Model not found, name: {}; models of the type `LLM` are not served here: for others, \
-             say `model_type` `embedding` or `rerank`, and for a `LLM` of another server, specify \
-             the `model_engine` field",
+            "Model not found, name: {}; no `LLM` is known by its name here: give a hub id or a \
+             `model_path`; for others, say `model_type` `embedding` or `rerank`, and for a `LLM` \
+             of another server, specify the `model_engine` field",
             shorten(name, 100)
         ),
         None => format!("models of the type `{}` are not served", asked.name()),
@@ -343,6 +366,36 @@ fn implied_dtype(options: [&Option<Value>; 2]) -> Option<DtypeChoice> {
     }
 }
 
+fn read_weights(name: &str) -> Result<DecoderWeights> {
+    let read = name.to_ascii_lowercase().parse();
+    read.map_err(|_| {
+        let known = DecoderWeights::ALL.map(DecoderWeights::name).join(", ");
+        let name = shorten(name, 100);
+        Error::invalid(
+            "weights",
+            format!("there are no weights `{name}`; known are {known}"),
+        )
+    })
+}
+
+/// What the words of other servers, or those for any model, mean for one that generates.
+fn implied_weights(
+    quantization: Option<&Value>,
+    dtype: Option<DtypeChoice>,
+) -> Option<DecoderWeights> {
+    let name = quantization.and_then(Value::as_str).unwrap_or_default();
+    match name.to_ascii_lowercase().as_str() {
+        "int8" | "8-bit" => Some(DecoderWeights::Int8),
+        "int4" | "4-bit" => Some(DecoderWeights::Int4),
+        _ => match dtype? {
+            DtypeChoice::Auto => None,
+            DtypeChoice::Fp32 => Some(DecoderWeights::Fp32),
+            DtypeChoice::Bf16 => Some(DecoderWeights::Bf16),
+            DtypeChoice::Int8 => Some(DecoderWeights::Int8),
+        },
+    }
+}
+
 fn read_pooling(name: Option<String>) -> Result<Option<retort_models::Pooling>> {
     let Some(name) = name else { return Ok(None) };
     match name.to_ascii_lowercase().parse() {
@@ -472,6 +525,34 @@ mod tests {
         let message = refusal(&json!({"model_name": "bge-m3", "dtype": "fp8"}));
         assert!(
             message.contains("`fp8`") && message.contains("bf16"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn what_generates_is_launched_by_its_id_and_kept_as_wished() {
+        let body = |more: Value| {
+            let mut body = json!({"model_name": "org/chat", "model_type": "LLM"});
+            let fields = more.as_object().unwrap().clone();
+            body.as_object_mut().unwrap().extend(fields);
+            body
+        };
+        let read = |more| read(&body(more)).unwrap();
+        let plain = read(json!({}));
+        assert_eq!(plain.task, Some(crate::engine::request::Task::Generate));
+        assert_eq!(plain.generation, Generation::default());
+        let weights = |more| read(more).generation.weights;
+        assert_eq!(weights(json!({"weights": "Int4"})), DecoderWeights::Int4);
+        let quantized = json!({"quantization": "4-bit"});
+        assert_eq!(weights(quantized), DecoderWeights::Int4);
+        assert_eq!(weights(json!({"dtype": "int8"})), DecoderWeights::Int8);
+        let cache = read(json!({"kv_cache_mib": "64"}))
+            .generation
+            .kv_cache_bytes;
+        assert_eq!(cache, 64 << 20);
+        let message = refusal(&body(json!({"weights": "int2"})));
+        assert!(
+            message.contains("`int2`") && message.contains("int4"),
             "{message}"
         );
     }

@@ -253,6 +253,22 @@ pub const SETTINGS: &[Setting] = &[
         help: "What models are computed in: `auto`, `fp32`, `bf16` or `int8`",
     },
     Setting {
+        key: "generation.weights",
+        flag: "weights",
+        value_name: "WEIGHTS",
+        variables: &["RETORT_WEIGHTS"],
+        scope: Scope::Inference,
+        help: "How models that generate keep theirs: `fp32`, `bf16`, `int8` or `int4`",
+    },
+    Setting {
+        key: "generation.kv_cache_mib",
+        flag: "kv-cache-mib",
+        value_name: "MIB",
+        variables: &["RETORT_KV_CACHE_MIB"],
+        scope: Scope::Inference,
+        help: "Memory for the conversations with a model that generates",
+    },
+    Setting {
         key: "models.verify",
         flag: "verify",
         value_name: "WHEN",

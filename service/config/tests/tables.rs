@@ -1,5 +1,7 @@
 //! What a `[[model]]` table may say of a model.
 
+use retort_models::DecoderWeights;
+
 use super::*;
 
 #[test]
@@ -26,8 +28,11 @@ fn a_model_may_be_told_its_task_and_its_layer() {
     assert!(error.message.contains("`classify` of model `acme/judge`"));
     assert_eq!(
         error.hint.as_deref(),
-        Some("known are `embed` and `rerank`")
+        Some("known are `embed`, `rerank` and `generate`")
     );
+    let told = load("task = \"generate\"").unwrap_or_else(|e| panic!("{e}"));
+    let model = &told.config.models[0];
+    assert_eq!((model.task, model.generates), (None, true));
     for (wrong, told) in [
         (
             "cutoff_layer = -1",
@@ -36,6 +41,37 @@ fn a_model_may_be_told_its_task_and_its_layer() {
         ("max_tokens = -1", "`max_tokens` = `-1`"),
     ] {
         let message = error_of(load(wrong)).message;
+        assert!(message.contains(told), "{message}");
+    }
+}
+
+#[test]
+fn a_model_that_generates_is_kept_as_it_says_or_else_as_all_are() {
+    let text = "[generation]\nweights = \"INT8\"\nkv_cache_mib = 64\n[[model]]\nid = \"a/b\"\n\
+                [[model]]\nid = \"a/c\"\nweights = \"int4\"\nkv_cache_mib = 7";
+    let loaded = with_file(text, inputs()).unwrap_or_else(|error| panic!("{error}"));
+    let chosen = loaded.config.models.iter().map(|model| model.generation);
+    let kept = |weights, mib: u64| Generation {
+        weights,
+        kv_cache_bytes: mib << 20,
+    };
+    let expected = [
+        kept(DecoderWeights::Int8, 64),
+        kept(DecoderWeights::Int4, 7),
+    ];
+    assert_eq!(chosen.collect::<Vec<_>>(), expected);
+    assert_eq!(loaded.config.fleet.generation, expected[0]);
+    let standard = load(&inputs()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(standard.config.fleet.generation, Generation::default());
+    for (text, told) in [
+        ("[generation]\nweights = \"int2\"", "`weights` = `int2`"),
+        ("[generation]\nkv_cache_mib = 0", "`kv_cache_mib` = `0`"),
+        (
+            "[[model]]\nid = \"a/b\"\nkv_cache_mib = -1",
+            "of model `a/b`",
+        ),
+    ] {
+        let message = error_of(with_file(text, inputs())).message;
         assert!(message.contains(told), "{message}");
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use retort_models::{
     DecoderInfo, DecoderWeights, Generate, GenerationDefaults, GeneratorInfo, GraphSource,
-    SequenceStep, SpecialTokens, StepLogits, Tokenizer,
+    Rounding, SequenceStep, SpecialTokens, StepLogits, Tokenizer,
 };
 
 use super::{Parts, Unshared};
@@ -176,6 +176,7 @@ fn decoder_info(bounds: &GeneratorInfo) -> DecoderInfo {
         max_step_tokens: bounds.max_step_tokens,
         checkpoint_dtype: "float32".into(),
         weights: DecoderWeights::default(),
+        rounding: Rounding::Nothing,
         device: "cpu".into(),
         source: GraphSource::Built,
         isa: "portable",

@@ -249,8 +249,14 @@ async fn who_leaves_is_gone_before_the_next_step() {
         gate: Gate::Shut,
         ..Shape::default()
     });
-    let leaver = bench.pipeline.submit(&request(&[7, 7, 7], 400), ANYBODY).unwrap();
-    let stayer = bench.pipeline.submit(&request(&[8, 8, 8], 6), ANYBODY).unwrap();
+    let leaver = bench
+        .pipeline
+        .submit(&request(&[7, 7, 7], 400), ANYBODY)
+        .unwrap();
+    let stayer = bench
+        .pipeline
+        .submit(&request(&[8, 8, 8], 6), ANYBODY)
+        .unwrap();
     bench.step_until(|seen| seen.len() == 2);
     drop(leaver);
     bench.hands.gate.send(()).unwrap();
@@ -300,10 +306,19 @@ async fn more_than_may_wait_is_refused_with_a_time() {
         ..Shape::default()
     };
     let bench = bench_within(shape, limits);
-    let _runs = bench.pipeline.submit(&request(&[7; 8], 100), ANYBODY).unwrap();
+    let _runs = bench
+        .pipeline
+        .submit(&request(&[7; 8], 100), ANYBODY)
+        .unwrap();
     bench.hands.seen.recv().unwrap();
-    let waits = bench.pipeline.submit(&request(&[8; 12], 5), ANYBODY).unwrap();
-    let _also = bench.pipeline.submit(&request(&[9; 8], 5), ANYBODY).unwrap();
+    let waits = bench
+        .pipeline
+        .submit(&request(&[8; 12], 5), ANYBODY)
+        .unwrap();
+    let _also = bench
+        .pipeline
+        .submit(&request(&[9; 8], 5), ANYBODY)
+        .unwrap();
     assert_eq!(bench.pipeline.backlog().tokens, 20);
     assert_eq!(bench.pipeline.backlog().inputs, 2);
     let error = bench.refused(&request(&[9; 3], 5));

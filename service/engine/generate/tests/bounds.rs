@@ -91,8 +91,14 @@ async fn one_that_cannot_be_computed_costs_its_neighbours_nothing() {
     for bad in [POISON, PANIC] {
         let bench = bench(Shape::default());
         let expected = bench.only(&request(&[9, 9], 20)).await;
-        let good = bench.pipeline.submit(&request(&[9, 9], 20), ANYBODY).unwrap();
-        let failing = bench.pipeline.submit(&request(&[8, bad], 20), ANYBODY).unwrap();
+        let good = bench
+            .pipeline
+            .submit(&request(&[9, 9], 20), ANYBODY)
+            .unwrap();
+        let failing = bench
+            .pipeline
+            .submit(&request(&[8, bad], 20), ANYBODY)
+            .unwrap();
         let error = failing.collect().await.unwrap_err();
         assert_eq!(error.status(), 500);
         assert_eq!(good.collect().await.unwrap().choices[0], expected);
