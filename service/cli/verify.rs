@@ -103,7 +103,7 @@ fn verify_one(
     progress: &Progress,
 ) -> Result<Verified, Failure> {
     let files = core.loader.fetch(entry, progress)?;
-    let model = core.loader.read(&files.dir, entry)?;
+    let model = core.loader.read(&files.dir, entry, None)?;
     let published = match &entry.known {
         Some(known) => {
             Published::of(&config.catalog, known).map_err(|e| Failure::new(e.to_string()))?

@@ -7,11 +7,13 @@ use std::{
     time::SystemTime,
 };
 
+use retort_models::Measured;
+
 /// Model directories are two or three levels deep.
 const LEVELS_MAX: usize = 4;
 
 /// The files of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FoundFiles {
     /// Where they are.
     pub dir: PathBuf,
@@ -26,6 +28,8 @@ pub struct FoundFiles {
     /// Whether a model that was loaded from them has served in this process, so that its numbers
     /// need no second check.
     pub served: bool,
+    /// What that load measured of them, which the next one need not.
+    pub measured: Option<Measured>,
 }
 
 /// What a model takes of memory.
@@ -116,6 +120,7 @@ mod tests {
             need: None,
             stamps: Stamps::of(folder.path()).ok(),
             served: true,
+            measured: None,
         };
         let first = found();
         assert!(first.are_unchanged());

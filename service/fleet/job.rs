@@ -148,8 +148,9 @@ fn bring_up(inner: &Inner, member: &Arc<Member>) -> Result<(), StartError> {
     make_room(inner, member, &found)?;
     member.reach(Stage::Loading);
     let loaded = inner.loader.open(member, &found)?;
+    let measured = loaded.measured();
     serve(inner, member, loaded)?;
-    member.keep(found);
+    member.keep(FoundFiles { measured, ..found });
     Ok(())
 }
 

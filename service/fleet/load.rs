@@ -4,8 +4,8 @@
 use std::{path::Path, sync::Arc};
 
 use retort_models::{
-    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, Runtime, Tokenizer,
-    Truncation, TruncationSide,
+    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, LoadOptions, Measured,
+    Runtime, Tokenizer, Truncation, TruncationSide,
 };
 
 use super::{
@@ -40,6 +40,18 @@ pub struct LoadedEncoder {
     pub late_interaction: Option<LateInteraction>,
     /// The sessions.
     pub encoders: Vec<(WorkerKind, Box<dyn Encode>)>,
+    /// What was measured while it was loaded.
+    pub measured: Option<Measured>,
+}
+
+impl Loaded {
+    /// What need not be measured when the same files are loaded again.
+    pub fn measured(&self) -> Option<Measured> {
+        match self {
+            Self::Encoder(loaded) => loaded.measured.clone(),
+            Self::Generator(_) => None,
+        }
+    }
 }
 
 /// Loads checkpoints from the configured sources.
@@ -76,12 +88,21 @@ impl CheckpointLoader {
         )?)
     }
 
-    /// Reads files as the configuration and the catalogue say.
+    /// Reads files as the configuration and the catalogue say; `measured` is what an earlier load
+    /// of the same files found.
     ///
     /// # Errors
     /// When they are no model that this program runs.
-    pub fn read(&self, dir: &Path, entry: &ModelEntry) -> Result<EncoderModel, StartError> {
-        let options = entry.load_options(self.runtime.clone());
+    pub fn read(
+        &self,
+        dir: &Path,
+        entry: &ModelEntry,
+        measured: Option<Measured>,
+    ) -> Result<EncoderModel, StartError> {
+        let options = LoadOptions {
+            measured,
+            ..entry.load_options(self.runtime.clone())
+        };
         let options = match &entry.known {
             Some(known) => known.complete(dir, options),
             None => Ok(options),
@@ -153,6 +174,7 @@ impl Load for CheckpointLoader {
             need,
             stamps,
             served: false,
+            measured: None,
         })
     }
 
@@ -162,8 +184,10 @@ impl Load for CheckpointLoader {
             let loaded = generator::load(&found.dir, member, self)?;
             return Ok(Loaded::Generator(Box::new(loaded)));
         }
-        let model = self.read(&found.dir, entry)?;
-        if !found.served || self.config.verify == Verify::Always {
+        let is_known = found.served && self.config.verify != Verify::Always;
+        let measured = found.measured.clone().filter(|_| is_known);
+        let model = self.read(&found.dir, entry, measured)?;
+        if !is_known {
             member.reach(Stage::Verifying);
             let opened = Opened {
                 model: &model,
@@ -179,6 +203,7 @@ impl Load for CheckpointLoader {
             tokenizer: model.tokenizer().clone(),
             late_interaction: model.late_interaction().cloned(),
             encoders,
+            measured: model.measured(),
         })))
     }
 }

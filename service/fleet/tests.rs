@@ -16,7 +16,8 @@ use std::{
 };
 
 use retort_models::{
-    Batch, Catalog, Encode, EncoderInfo, GraphSource, Heads, Output, Pooling, Prompts, Tokenizer,
+    Batch, Catalog, Dtype, Encode, EncoderInfo, Fidelity, GraphSource, Heads, Measured, Output,
+    Pooling, Prompts, Tokenizer,
 };
 
 use super::{
@@ -114,6 +115,7 @@ impl Load for FakeLoader {
         Ok(FoundFiles {
             stamps: Stamps::of(&dir).ok(),
             served: false,
+            measured: None,
             dir,
             origin: "a test".into(),
             revision: None,
@@ -127,6 +129,7 @@ impl Load for FakeLoader {
     fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
         self.inner_gates.pass(member.uid());
         self.served.lock().unwrap().push(found.served);
+        assert_eq!(found.measured.is_some(), found.served);
         if self
             .broken
             .lock()
@@ -155,6 +158,10 @@ impl Load for FakeLoader {
             tokenizer: Arc::new(Tokenizer::load(golden.as_ref()).unwrap()),
             late_interaction: None,
             encoders: (0..sessions).map(|_| encoder()).collect(),
+            measured: Some(Measured {
+                dtype: Dtype::Fp32,
+                fidelity: Fidelity::default(),
+            }),
         })))
     }
 }
@@ -193,7 +200,7 @@ fn info() -> EncoderInfo {
         weights_bytes: 4,
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
-        fidelity: retort_models::Fidelity::default(),
+        fidelity: Fidelity::default(),
         device: "cpu".into(),
         source: GraphSource::Built,
         matryoshka: retort_models::Matryoshka::default(),
