@@ -14,6 +14,7 @@ mod precision;
 mod product;
 mod schedule;
 mod scratch;
+mod self_test;
 pub(crate) mod simd;
 
 #[cfg(target_arch = "aarch64")]
@@ -25,6 +26,7 @@ pub use self::bias::Bias;
 pub use self::mask::{Direction, Mask};
 pub use self::plain::attention_plain;
 pub use self::precision::Precision;
+pub(crate) use self::self_test::reproduces;
 
 use self::block::{Block, attend};
 use self::operands::Fp32;
@@ -229,7 +231,9 @@ fn run_as<const FEATURES: bool>(
             #[cfg(target_arch = "x86_64")]
             (Level::Avx2, _) => attend_avx2::<FEATURES>(block, scratch),
             #[cfg(target_arch = "aarch64")]
-            (Level::Neon, _) => attend::<neon::Neon, Fp32, FEATURES>(block, scratch),
+            (Level::Neon, Precision::Bf16) => attend_neon_bf16::<FEATURES>(block, scratch),
+            #[cfg(target_arch = "aarch64")]
+            (Level::Neon, Precision::Fp32) => attend::<neon::Neon, Fp32, FEATURES>(block, scratch),
             (Level::Portable, _) => attend::<simd::Portable, Fp32, FEATURES>(block, scratch),
         }
     }
@@ -254,6 +258,13 @@ unsafe fn attend_avx512<const FEATURES: bool>(block: &Block<'_>, scratch: &mut S
 unsafe fn attend_avx2<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
     // SAFETY: as above.
     unsafe { attend::<x86::Avx2, Fp32, FEATURES>(block, scratch) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,bf16")]
+unsafe fn attend_neon_bf16<const FEATURES: bool>(block: &Block<'_>, scratch: &mut Scratch) {
+    // SAFETY: as above.
+    unsafe { attend::<neon::Neon, neon::Bf16, FEATURES>(block, scratch) }
 }
 
 #[cfg(test)]

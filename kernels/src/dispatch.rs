@@ -1,5 +1,11 @@
-//! Which instruction set the fast paths use: decided once, from what the processor reports.
+//! Which instruction set the fast paths use: decided once, from what the processor reports and
+//! from what it computes on problems that are built in.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod proof;
+
+use self::proof::Proof;
 use crate::{Parallel, Sequential};
 
 /// An instruction set this processor has. Values exist only for those it has, so a kernel that
@@ -11,17 +17,23 @@ pub struct Isa(pub(crate) Level, pub(crate) Extensions);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extensions {
     /// Products of bfloat16 pairs: AVX512_BF16, with the BW, DQ and VL parts of AVX-512 that come
-    /// with it.
+    /// with it, or FEAT_BF16 of Arm.
     pub(crate) bf16: bool,
-    /// Products of byte quadruples: AVX512_VNNI, or AVX-VNNI on AVX2.
-    pub(crate) vnni: bool,
+    /// Products of byte quadruples: AVX512_VNNI, AVX-VNNI on AVX2, or FEAT_DotProd of Arm.
+    pub(crate) int8: bool,
+    /// Products of tiles of bfloat16 pairs, AMX-BF16; not without `bf16`.
+    pub(crate) tiles_bf16: bool,
+    /// Products of tiles of byte quadruples, AMX-INT8; not without `int8`.
+    pub(crate) tiles_int8: bool,
 }
 
 impl Extensions {
     /// Nothing beyond the level itself.
     const NONE: Self = Self {
         bf16: false,
-        vnni: false,
+        int8: false,
+        tiles_bf16: false,
+        tiles_int8: false,
     };
 
     /// What a processor with AVX-512F has on top of it.
@@ -30,9 +42,14 @@ impl Extensions {
         let wide = std::arch::is_x86_feature_detected!("avx512bw")
             && std::arch::is_x86_feature_detected!("avx512dq")
             && std::arch::is_x86_feature_detected!("avx512vl");
+        let bf16 = wide && std::arch::is_x86_feature_detected!("avx512bf16");
+        let int8 = wide && std::arch::is_x86_feature_detected!("avx512vnni");
+        let tiles = amx::detect();
         Self {
-            bf16: wide && std::arch::is_x86_feature_detected!("avx512bf16"),
-            vnni: wide && std::arch::is_x86_feature_detected!("avx512vnni"),
+            bf16,
+            int8,
+            tiles_bf16: bf16 && tiles.bf16,
+            tiles_int8: int8 && tiles.int8,
         }
     }
 
@@ -40,9 +57,38 @@ impl Extensions {
     #[cfg(target_arch = "x86_64")]
     fn of_avx2() -> Self {
         Self {
-            bf16: false,
-            vnni: std::arch::is_x86_feature_detected!("avxvnni"),
+            int8: std::arch::is_x86_feature_detected!("avxvnni"),
+            ..Self::NONE
         }
+    }
+
+    /// What a processor with Advanced SIMD has on top of it.
+    #[cfg(target_arch = "aarch64")]
+    fn of_neon() -> Self {
+        Self {
+            bf16: std::arch::is_aarch64_feature_detected!("bf16"),
+            int8: std::arch::is_aarch64_feature_detected!("dotprod"),
+            ..Self::NONE
+        }
+    }
+
+    /// Every choice of these extensions that a processor might have.
+    #[cfg(test)]
+    fn subsets(self) -> Vec<Self> {
+        let mut subsets = Vec::new();
+        for bits in (0..16).rev() {
+            let has = |bit: usize| bits >> bit & 1 == 1;
+            let subset = Self {
+                bf16: has(0) && self.bf16,
+                int8: has(1) && self.int8,
+                tiles_bf16: has(2) && self.tiles_bf16,
+                tiles_int8: has(3) && self.tiles_int8,
+            };
+            if !subsets.contains(&subset) {
+                subsets.push(subset);
+            }
+        }
+        subsets
     }
 }
 
@@ -66,12 +112,19 @@ impl Isa {
     /// The path that runs on every processor.
     pub const PORTABLE: Self = Self(Level::Portable, Extensions::NONE);
 
-    /// The best path of this processor.
+    /// The best path of this processor: of those that it reports, the first that computes what
+    /// the portable one does.
     pub fn detect() -> Self {
-        Self::available()[0]
+        Proof::of_this_processor().isa
     }
 
-    /// All paths of this processor, the best one first.
+    /// What this processor reports and [`detect`](Self::detect) did not take, because it gave
+    /// other numbers than the portable path: such as `amx_bf16`. Empty where all is well.
+    pub fn failed() -> &'static [&'static str] {
+        &Proof::of_this_processor().failed
+    }
+
+    /// All paths that this processor reports, the best one first.
     pub fn available() -> Vec<Self> {
         let mut levels = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -84,35 +137,41 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            levels.push(Self(Level::Neon, Extensions::NONE));
+            levels.push(Self(Level::Neon, Extensions::of_neon()));
         }
         levels.push(Self::PORTABLE);
         levels
     }
 
-    /// Whether a kernel may multiply pairs of bf16 and sum them in fp32 (VDPBF16PS).
+    /// Whether a kernel may multiply pairs of bf16 and sum them in fp32 (VDPBF16PS,
+    /// BFDOT).
     pub fn has_bf16(self) -> bool {
         self.1.bf16
     }
 
     /// All levels of this processor with every choice of the extensions it has, so that tests
-    /// reach the paths of lesser processors.
+    /// reach the paths of lesser processors; on the portable one tiles are emulated.
     #[cfg(test)]
     pub(crate) fn combinations() -> Vec<Self> {
         let mut combinations = Vec::new();
-        for Self(level, most) in Self::available() {
-            for (bf16, vnni) in [(true, true), (true, false), (false, true), (false, false)] {
-                let extensions = Extensions {
-                    bf16: bf16 && most.bf16,
-                    vnni: vnni && most.vnni,
-                };
-                if !combinations.contains(&Self(level, extensions)) {
-                    combinations.push(Self(level, extensions));
-                }
-            }
+        for Self(level, extensions) in Self::available() {
+            let subsets = extensions.subsets().into_iter();
+            combinations.extend(subsets.map(|extensions| Self(level, extensions)));
         }
+        combinations.push(Self::EMULATED_TILES);
         combinations
     }
+
+    /// The tile instructions of a processor that this one need not be, in plain Rust.
+    #[cfg(test)]
+    pub(crate) const EMULATED_TILES: Self = {
+        let extensions = Extensions {
+            tiles_bf16: true,
+            tiles_int8: true,
+            ..Extensions::NONE
+        };
+        Self(Level::Portable, extensions)
+    };
 
     /// The name shown to people: `avx512`, `avx2`, `neon` or `portable`.
     pub fn name(self) -> &'static str {
@@ -154,7 +213,7 @@ mod tests {
     #[test]
     fn the_best_comes_first_and_portable_last() {
         let available = Isa::available();
-        assert_eq!(Isa::detect(), available[0]);
+        assert_eq!(Isa::detect(), available[0], "{:?}", Isa::failed());
         assert_eq!(available.last(), Some(&Isa::PORTABLE));
         let names: Vec<&str> = available.iter().map(|isa| isa.name()).collect();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");

@@ -8,7 +8,9 @@ mod path;
 mod peak;
 mod rows;
 mod schedule;
+mod self_test;
 mod tile;
+mod tiles;
 mod weight;
 
 #[cfg(target_arch = "aarch64")]
@@ -18,6 +20,7 @@ mod x86;
 
 pub use self::activation::LinearActivation;
 pub use self::peak::peak;
+pub(crate) use self::self_test::reproduces;
 pub use self::weight::{LinearWeight, WeightValues};
 
 use self::epilogue::{Combine, Stage};
@@ -71,8 +74,13 @@ impl LinearKind {
         match self {
             Self::Fp32 => isa.0 != Level::Portable,
             Self::Bf16 => isa.1.bf16,
-            Self::Int8 => isa.1.vnni,
+            Self::Int8 => isa.1.int8,
         }
+    }
+
+    /// The instructions it runs on, for people: `avx512_bf16`, `avx2`, `portable` and so on.
+    pub fn path(self, isa: Isa) -> &'static str {
+        Path::new(self, isa).name
     }
 
     /// How many values fit into a word of 32 bits.
@@ -139,7 +147,7 @@ impl PackedLinear {
             in_features: weight.in_features,
             out_features: weight.out_features,
             path,
-            panels: Panels::pack(kind, weight, path.width),
+            panels: Panels::pack(kind, weight, (path.width, path.granularity.words)),
         })
     }
 
@@ -163,7 +171,7 @@ impl PackedLinear {
         self.kind
     }
 
-    /// The instructions it runs on, for people: `avx512_bf16`, `avx2`, `portable` and so on.
+    /// The instructions it runs on: [`LinearKind::path`].
     pub fn path(&self) -> &'static str {
         self.path.name
     }
@@ -219,8 +227,10 @@ impl PackedLinear {
         // An odd number of cache lines, so that rows do not compete for the same ones.
         let words = self.panels.words * self.path.layout.words();
         let stride = words.div_ceil(16) / 2 * 32 + 16;
-        Scratch::with(rows * stride + rows, |scratch| {
-            let (converted, steps) = scratch.split_at_mut(rows * stride);
+        // What a path reads behind the last row is nobody's, but it has to be there.
+        let padded = rows + self.path.granularity.rows - 1;
+        Scratch::with(padded * stride + rows, |scratch| {
+            let (converted, steps) = scratch.split_at_mut(padded * stride);
             self.convert(x, (converted, stride), steps, execution)?;
             let job = Job {
                 rows: converted.as_ptr(),
@@ -299,6 +309,7 @@ impl PackedLinear {
     ) -> Result<(), KernelError> {
         let panels = self.out_features.div_ceil(self.path.width);
         let cost = self.panels.words * self.path.registers * job.layers.len();
+        let cost = cost.div_ceil(self.path.granularity.speed);
         let grid = Grid::new(rows, panels, cost);
         execution.parallel.run(grid.tasks(), &|task| {
             let (rows, panels) = grid.task(task);

@@ -10,22 +10,21 @@ use crate::attention::simd::Simd;
 /// for sixteen registers.
 const SUMS: usize = 12;
 
-/// Runs the dot product of a kind on registers alone, so many rounds, on the calling thread.
+/// Runs the products of a kind on registers alone, so many rounds, on the calling thread.
 /// Returns how many multiplications and additions that was.
 pub fn peak(kind: LinearKind, isa: Isa, rounds: usize) -> f64 {
     let path = Path::new(kind, isa);
     // SAFETY: the path belongs to this processor.
-    unsafe { (path.peak)(rounds) };
-    let lanes = path.width / path.registers;
-    2.0 * rounds as f64 * (SUMS * lanes * kind.values_per_word()) as f64
+    let words = unsafe { (path.peak)(rounds) };
+    2.0 * words as f64 * kind.values_per_word() as f64
 }
 
-/// Independent sums, over and over.
+/// Independent sums, over and over; returns how many words were multiplied with words.
 ///
 /// # Safety
 /// The processor has `D`.
 #[inline(always)]
-pub(super) unsafe fn multiply_registers<D: Dot>(rounds: usize) {
+pub(super) unsafe fn multiply_registers<D: Dot>(rounds: usize) -> usize {
     let lanes = D::Float::LANES;
     // Different beginnings, or the compiler would see that all sums are one.
     let begin: Vec<f32> = (0..SUMS * lanes).map(|at| at as f32).collect();
@@ -51,4 +50,5 @@ pub(super) unsafe fn multiply_registers<D: Dot>(rounds: usize) {
         sums!(s0 0 s1 1 s2 2 s3 3 s4 4 s5 5 s6 6 s7 7 s8 8 s9 9 s10 10 s11 11);
     }
     std::hint::black_box(values);
+    rounds * SUMS * lanes
 }

@@ -12,6 +12,12 @@ pub(super) enum Layout {
     Bf16,
     /// Rounded to bfloat16, but each in a word as f32.
     WideBf16,
+    /// Four steps to a word, each as a byte.
+    #[cfg_attr(
+        not(any(test, target_arch = "aarch64")),
+        expect(dead_code, reason = "only SDOT takes signed bytes")
+    )]
+    Bytes,
     /// Four steps to a word, each as a byte 128 above its value.
     OffsetBytes,
     /// Four steps to two words, as 16-bit numbers: steps 0 and 2, then 1 and 3.
@@ -22,14 +28,14 @@ impl Layout {
     /// Words of activations per word of weights.
     pub(super) const fn words(self) -> usize {
         match self {
-            Self::F32 | Self::Bf16 | Self::OffsetBytes => 1,
+            Self::F32 | Self::Bf16 | Self::Bytes | Self::OffsetBytes => 1,
             Self::WideBf16 | Self::Int16Pairs => 2,
         }
     }
 }
 
 /// Writes a row and returns what one of its steps is worth, if it has steps. What the row leaves
-/// of the last word becomes zero.
+/// of its words becomes zero, or the byte that stands for it.
 #[inline(always)]
 pub(super) fn convert(layout: Layout, row: &[f32], to: &mut [u32]) -> f32 {
     match layout {
@@ -44,9 +50,12 @@ pub(super) fn convert(layout: Layout, row: &[f32], to: &mut [u32]) -> f32 {
             for (to, pair) in to.iter_mut().zip(pairs) {
                 *to = u32::from(to_bf16(pair[0])) | u32::from(to_bf16(pair[1])) << 16;
             }
+            let mut used = pairs.len();
             if let [last] = rest {
-                to[pairs.len()] = u32::from(to_bf16(*last));
+                to[used] = u32::from(to_bf16(*last));
+                used += 1;
             }
+            to[used..].fill(0);
             1.0
         }
         Layout::WideBf16 => {
@@ -56,6 +65,7 @@ pub(super) fn convert(layout: Layout, row: &[f32], to: &mut [u32]) -> f32 {
             to[row.len()..].fill(0);
             1.0
         }
+        Layout::Bytes => convert_steps(row, to.as_chunks_mut::<1>().0, bytes),
         Layout::OffsetBytes => convert_steps(row, to.as_chunks_mut::<1>().0, offset_bytes),
         Layout::Int16Pairs => convert_steps(row, to.as_chunks_mut::<2>().0, int16_pairs),
     }
@@ -73,12 +83,20 @@ fn convert_steps<const N: usize>(
     for (to, quad) in to.iter_mut().zip(quads) {
         *to = arrange(quad.map(|value| quantize::byte(value, inverse)));
     }
+    let mut used = quads.len();
     if !rest.is_empty() {
         let mut quad = [0.0; 4];
         quad[..rest.len()].copy_from_slice(rest);
-        to[quads.len()] = arrange(quad.map(|value| quantize::byte(value, inverse)));
+        to[used] = arrange(quad.map(|value| quantize::byte(value, inverse)));
+        used += 1;
     }
+    to[used..].fill(arrange([0; 4]));
     step
+}
+
+#[inline(always)]
+fn bytes(steps: [u8; 4]) -> [u32; 1] {
+    [u32::from_le_bytes(steps)]
 }
 
 #[inline(always)]
@@ -183,6 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn words_that_a_row_does_not_fill_are_zero() {
+        let row = [1.0; 3];
+        for (layout, expected) in [
+            (Layout::Bf16, [0x3f80_3f80, 0x3f80, 0, 0]),
+            (Layout::WideBf16, [0x3f80_0000, 0x3f80_0000, 0x3f80_0000, 0]),
+        ] {
+            let mut words = [7; 4];
+            assert_eq!(convert(layout, &row, &mut words), 1.0);
+            assert_eq!(words, expected, "{layout:?}");
+        }
+    }
+
+    #[test]
     fn steps_reach_from_the_largest_to_the_smallest_numbers() {
         for most in [f32::MAX, 1.0, f32::MIN_POSITIVE] {
             let row = [most, -most, 0.0, most / 2.0, -most / 127.0];
@@ -210,11 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn both_layouts_of_steps_agree() {
+    fn all_layouts_of_steps_agree() {
         let row = [1.0, -0.5, 0.25, 0.7, -1.0];
-        let (mut bytes, mut pairs) = ([0; 2], [0; 4]);
+        let (mut bytes, mut signed, mut pairs) = ([7; 3], [7; 3], [7; 6]);
         let step = convert(Layout::OffsetBytes, &row, &mut bytes);
+        assert_eq!(convert(Layout::Bytes, &row, &mut signed), step);
         assert_eq!(convert(Layout::Int16Pairs, &row, &mut pairs), step);
+        assert_eq!(signed[1..], [0x81, 0]);
+        assert_eq!(bytes.map(|word| word ^ 0x8080_8080), signed);
         for (word, pair) in bytes.iter().zip(pairs.as_chunks::<2>().0) {
             let [a, b, c, d] = word
                 .to_le_bytes()

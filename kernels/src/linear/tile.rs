@@ -16,7 +16,7 @@ pub(super) const BLOCK_ROWS: usize = 96;
 
 /// Words of depth that are multiplied at once: with 64 columns 128 KiB of weights, which share
 /// the level 2 cache with the rows.
-const BLOCK_WORDS: usize = 512;
+pub(super) const BLOCK_WORDS: usize = 512;
 
 /// Rows of the largest tile.
 pub(super) const TILE_ROWS: usize = 6;
@@ -75,7 +75,7 @@ pub(super) unsafe fn multiply<D: Dot, const C: usize>(
 
 /// One cache line of sums.
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line([f32; 16]);
 
 /// Some words of the depth for some rows of one panel, and the epilogue after the last of them.
 #[inline(always)]

@@ -124,8 +124,14 @@ pub(super) struct Panels {
 
 impl Panels {
     /// Lays a weight out, which [`LinearWeight::check`] found sound.
-    pub(super) fn pack(kind: LinearKind, weight: &LinearWeight<'_>, width: usize) -> Self {
+    /// Each panel has `width` columns, and each column a multiple of `words_step` words.
+    pub(super) fn pack(
+        kind: LinearKind,
+        weight: &LinearWeight<'_>,
+        (width, words_step): (usize, usize),
+    ) -> Self {
         let words = weight.in_features.div_ceil(kind.values_per_word());
+        let words = words.next_multiple_of(words_step);
         let panels = weight.out_features.div_ceil(width);
         let columns = panels * width;
         let mut bias = vec![0.0; columns];
@@ -262,7 +268,7 @@ mod tests {
             in_features: 3,
             bias: Some(&[1.0; 5]),
         };
-        let mut panels = Panels::pack(LinearKind::Fp32, &weight, 4);
+        let mut panels = Panels::pack(LinearKind::Fp32, &weight, (4, 1));
         assert_eq!(panels.bias, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
         assert_eq!(
             panels.panel(1) as usize - panels.panel(0) as usize,
@@ -275,5 +281,7 @@ mod tests {
             .collect();
         assert_eq!(words[..5], [1.0, 4.0, 7.0, 10.0, 2.0]);
         assert_eq!(words[12..18], [13.0, 0.0, 0.0, 0.0, 14.0, 0.0]);
+        let deeper = Panels::pack(LinearKind::Fp32, &weight, (4, 2));
+        assert_eq!((deeper.words, deeper.lines.len()), (4, 2));
     }
 }

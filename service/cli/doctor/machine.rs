@@ -43,7 +43,9 @@ fn cpu(config: &Config, isa: &str) -> Finding {
         fast_at()
     );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if isa == "portable" {
+    if let Some(warning) = distrusted(&finding, Isa::failed()) {
+        warning
+    } else if isa == "portable" {
         let remedy = "use a processor with AVX2 or NEON; this one computes slowly";
         Finding::warning("cpu", finding, remedy)
     } else if threads > cores {
@@ -54,11 +56,21 @@ fn cpu(config: &Config, isa: &str) -> Finding {
     }
 }
 
-/// The types that linear layers are computed fast in.
+/// What is said where instructions gave wrong numbers.
+fn distrusted(finding: &str, failed: &[&str]) -> Option<Finding> {
+    let finding = format!("{finding}; not used: {}", failed.join(", "));
+    let remedy = "these instructions gave wrong numbers in a self-test and others are used in \
+                  their place: the processor, its hypervisor or its emulator is faulty";
+    (!failed.is_empty()).then(|| Finding::warning("cpu", finding, remedy))
+}
+
+/// The types that linear layers are computed fast in, and the instructions for it.
 fn fast_at() -> String {
-    let fast = LinearKind::ALL.into_iter();
-    let fast = fast.filter(|kind| kind.is_fast(Isa::detect()));
-    let names: Vec<&str> = fast.map(LinearKind::name).collect();
+    let isa = Isa::detect();
+    let fast = LinearKind::ALL.into_iter().filter(|kind| kind.is_fast(isa));
+    let names: Vec<String> = fast
+        .map(|kind| format!("{kind} ({})", kind.path(isa)))
+        .collect();
     match names.is_empty() {
         true => "nothing".to_owned(),
         false => names.join(", "),
@@ -125,6 +137,16 @@ fn driver(environment: &Environment) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::doctor::Status;
+
+    #[test]
+    fn instructions_that_failed_are_named() {
+        assert!(distrusted("avx512 kernels", &[]).is_none());
+        let warning = distrusted("avx512 kernels", &["amx_bf16", "amx_int8"]);
+        let warning = warning.expect("a warning");
+        assert_eq!(warning.status, Status::Warning);
+        assert!(warning.finding.contains("not used: amx_bf16, amx_int8"));
+    }
 
     #[test]
     fn a_driver_is_found_where_loaders_look() {
