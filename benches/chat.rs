@@ -84,7 +84,7 @@ fn load(folder: &Path, weights: DecoderWeights, subject: &Subject) -> Outcome<De
         weights,
         kv_cache_bytes: Some(256 << 20),
         rounded: Some(RoundedStore {
-            dir: folder.with_extension("rounded"),
+            dir: folder.with_file_name("rounded"),
             max_bytes: 4 << 30,
         }),
         ..DecoderOptions::new(subject.runtime.clone())
