@@ -259,15 +259,19 @@ async fn it_closes_politely_and_ends_at_once() {
     let mut inside = bench.pipeline.submit(&request(&[5], 400), ANYBODY).unwrap();
     bench.hands.seen.recv().unwrap();
     let (pipeline, hands) = (bench.pipeline, bench.hands);
-    let ending = std::thread::spawn(move || drop(pipeline));
-    hands.gate.send(()).unwrap();
+    let (begun, begins) = std::sync::mpsc::channel();
+    let ending = std::thread::spawn(move || {
+        begun.send(()).unwrap();
+        drop(pipeline);
+    });
+    begins.recv().unwrap();
     let error = loop {
-        // A step may have been begun before the end was told.
+        // Steps may be begun before the end is told, and not every one of them says something.
         let _ = hands.gate.send(());
-        match inside.next().await {
-            Some(Err(error)) => break error,
-            Some(Ok(_)) => {}
-            None => panic!("it ended"),
+        match tokio::time::timeout(Duration::from_millis(10), inside.next()).await {
+            Ok(Some(Err(error))) => break error,
+            Ok(Some(Ok(_))) | Err(_) => {}
+            Ok(None) => panic!("it ended"),
         }
     };
     assert_eq!(error.status(), 503);
