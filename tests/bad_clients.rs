@@ -4,12 +4,12 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::json;
 
-use crate::support::{client::Client, golden, server::Server};
+use crate::support::{client::Client, eventually, golden, server::Server};
 
 /// Whatever takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,14 +73,6 @@ fn metric(client: &Client, name: &str) -> u64 {
     let lines = text.lines().filter(|line| line.starts_with(name));
     let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
     values.sum()
-}
-
-/// Looks again until it is true, which must not take for ever.
-fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < deadline, "{what}");
-    }
 }
 
 #[test]

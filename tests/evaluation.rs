@@ -60,7 +60,8 @@ fn embed(server: &Server, texts: &[String]) -> Vec<Vec<f64>> {
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.vectors()
     };
-    texts.chunks(512).flat_map(request).collect()
+    // Few enough for the request's time limit on a machine that other tests keep busy.
+    texts.chunks(128).flat_map(request).collect()
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use retort_models::catalog::Catalog;
@@ -14,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     official_clients::environment,
-    support::{client::Client, golden, runtime},
+    support::{client::Client, eventually, golden, runtime},
 };
 
 /// What `xinference` imports before it does anything, without its engines.
@@ -34,9 +33,6 @@ const COMMAND_LINE: &[&[&str]] = &[
     ],
 ];
 const CLIENT: &[&[&str]] = &[&["xinference-client==4.1.0"]];
-
-/// How long a tiny model may take to load on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the catalogue calls them → tiny checkpoints of their kind.
 const MODELS: &[(&str, &str)] = &[
@@ -147,7 +143,7 @@ impl Machine {
             .unwrap();
         let running = Running(child);
         let address: std::net::SocketAddr = ([127, 0, 0, 1], self.port).into();
-        until("the server answers", || {
+        eventually("the server answers", || {
             std::net::TcpStream::connect(address).is_ok()
         });
         running
@@ -160,7 +156,7 @@ impl Machine {
             let answer = client.get(&format!("/v1/models/{name}"));
             answer.status == 200 && answer.json()["state"] == "ready"
         };
-        until("both models are ready", || {
+        eventually("both models are ready", || {
             MODELS.iter().all(|(name, _)| ready(name))
         });
         client.embed("bge-m3", &["works"]);
@@ -177,7 +173,7 @@ impl Running {
     /// Waits for its own end.
     fn end(mut self) -> bool {
         let mut status = None;
-        until("the process ends", || {
+        eventually("the process ends", || {
             status = self.0.try_wait().unwrap();
             status.is_some()
         });
@@ -189,14 +185,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::yield_now();
     }
 }
 
@@ -377,11 +365,11 @@ fn start_up(name: &str, python: Option<&Path>) {
     let file = fs::File::create(&told).unwrap();
     let running = Running(command.stdout(Stdio::null()).stderr(file).spawn().unwrap());
     let address: std::net::SocketAddr = ([127, 0, 0, 1], machine.port).into();
-    until("the server answers", || {
+    eventually("the server answers", || {
         std::net::TcpStream::connect(address).is_ok()
     });
     machine.models_answer();
-    until("both launches say so", || {
+    eventually("both launches say so", || {
         let told = fs::read_to_string(&told).unwrap();
         MODELS
             .iter()

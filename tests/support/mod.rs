@@ -6,13 +6,29 @@ pub mod ranking;
 pub mod server;
 pub mod stories;
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{
+    path::PathBuf,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use retort::{
     config::{self, Config, Environment, Inputs, Purpose, Typed},
     provision::{self, ModelRequest, Progress, Weights},
 };
 use retort_models::Runtime;
+
+/// What is waited for takes seconds even on a machine that other tests keep busy.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Looks again until it is true, which must not take for ever.
+pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// The configuration of a service on a free port, with flags as on the command line:
 /// `config(&[("max-queue-tokens", "64")])`. A flag may be repeated; `config` names a file.
