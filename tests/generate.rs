@@ -1,9 +1,13 @@
 //! Models that generate, from their checkpoints to streams: what transformers continues greedily
-//! is what comes, alone, in company, with a beginning that is known, and with little cache.
+//! is what comes, alone, in company, and with a beginning that is known.
 
 use retort::{
-    engine::request::{
-        EmbedInput, EmbedRequest, EndOfText, FinishReason, GenerateRequest, PromptInput, Sampling,
+    engine::{
+        generate::GenerateStream,
+        request::{
+            EmbedInput, EmbedRequest, EndOfText, FinishReason, GenerateRequest, PromptInput,
+            Sampling,
+        },
     },
     provision::Progress,
     serve::Core,
@@ -27,6 +31,12 @@ fn core(checkpoint: &str) -> Core {
     let core = Core::new(&config, &Progress::silent()).unwrap_or_else(|e| panic!("{e}"));
     core.load().unwrap_or_else(|e| panic!("{e}"));
     core
+}
+
+/// Of the one model.
+async fn generate(core: &Core, request: GenerateRequest) -> GenerateStream {
+    let generator = core.engine.generator(None).await.unwrap();
+    generator.generate(request).await.unwrap()
 }
 
 fn tokio() -> tokio::runtime::Runtime {
@@ -72,7 +82,7 @@ fn it_continues_as_transformers_alone_and_in_company() {
         tokio().block_on(async {
             for (prompt, expected) in &cases {
                 let request = greedy(prompt, expected.len());
-                let stream = core.engine.generate(request).await.unwrap();
+                let stream = generate(&core, request).await;
                 let generated = stream.collect().await.unwrap();
                 assert_eq!(&generated.choices[0].tokens, expected, "{checkpoint}");
                 assert_eq!(generated.choices[0].finish.reason, FinishReason::Length);
@@ -81,7 +91,7 @@ fn it_continues_as_transformers_alone_and_in_company() {
             let mut streams = Vec::new();
             for (prompt, expected) in &cases {
                 let request = greedy(prompt, expected.len());
-                streams.push(core.engine.generate(request).await.unwrap());
+                streams.push(generate(&core, request).await);
             }
             let mut cached = 0;
             for (stream, (_, expected)) in streams.into_iter().zip(&cases) {
@@ -109,7 +119,7 @@ fn a_seed_gives_one_text() {
                 n: 2,
                 ..greedy(&[5, 6, 7], 16)
             };
-            let stream = core.engine.generate(request).await.unwrap();
+            let stream = generate(&core, request).await;
             answers.push(stream.collect().await.unwrap().choices);
         }
         assert_eq!(answers[0], answers[1]);

@@ -28,9 +28,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The most characters of all texts that end an answer; the engine bounds how many there are.
-const MAX_STOP_BYTES: usize = 16 << 10;
-
 /// How tokens are chosen and when an answer ends, as a body gives it.
 #[derive(Debug, Default)]
 pub struct Wishes {
@@ -66,12 +63,6 @@ impl Wishes {
         request.max_tokens = at_least_one(self.max_tokens, "max_tokens")?;
         request.n = at_least_one(self.n, "n")?.unwrap_or(1);
         request.stop = self.stop.map(Stop::into_texts).unwrap_or_default();
-        if request.stop.iter().map(String::len).sum::<usize>() > MAX_STOP_BYTES {
-            return Err(Error::invalid(
-                "stop",
-                format!("`stop` has more than {MAX_STOP_BYTES} bytes; shorten it"),
-            ));
-        }
         if self.ignore_eos == Some(true) {
             request.end_of_text = EndOfText::Ignored;
         }

@@ -60,6 +60,7 @@ impl Upstreams {
         for upstream in configured {
             for model in &upstream.models {
                 let key = upstream.api_key.as_ref().map(Secret::expose);
+                // The configuration takes no key that a header cannot have.
                 let key = key.and_then(|key| HeaderValue::try_from(format!("Bearer {key}")).ok());
                 let target = Target {
                     url: upstream.url.clone(),

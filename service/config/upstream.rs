@@ -69,6 +69,12 @@ pub fn upstreams(raw: &[RawUpstream], own: &[ModelEntry]) -> Result<Vec<Upstream
             }
         }
         let key = upstream.api_key.trim();
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Error::new(format!(
+                "`api_key` of the upstream `{url}` has a character that no HTTP header may have"
+            ))
+            .with_hint("take the key as its server gave it, on one line, without blanks"));
+        }
         all.push(UpstreamConfig {
             url: url.to_owned(),
             models: upstream.models.clone(),

@@ -1,16 +1,17 @@
 //! The engine's verb for text that continues a prompt.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use retort_models::{DecoderInfo, Tokenizer};
 
 use super::{
-    Engine, Shared,
+    Engine,
     encode::priority,
     generate::{
-        GenerateStream, MAX_PREFILL_TOKENS, MAX_SEQUENCES, Parts, Pipeline, PipelineLimits, Turns,
+        GenerateStream, MAX_PREFILL_TOKENS, MAX_SEQUENCES, Parts, Pipeline, PipelineLimits,
         template::ChatTemplate,
     },
+    in_flight::InFlight,
     request::{GenerateRequest, Task},
     served::Served,
     usage::Lease,
@@ -46,20 +47,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Text that continues a prompt, piece by piece. It is there when the first piece is, so all
-    /// that can go wrong before is told here. Dropping it, or this future, ends the generation.
+    /// A model that generates, loaded again first if it sleeps; without a name the first there is.
     ///
     /// # Errors
-    /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
-    pub async fn generate(&self, request: GenerateRequest) -> Result<GenerateStream> {
-        let generator = self.generator(request.model.as_deref()).await?;
-        generator.generate(request).await
-    }
-
-    /// A model that generates, loaded again first if it sleeps.
-    ///
-    /// # Errors
-    /// As [`Engine::generate`].
+    /// See [`Error`]: why it cannot be served now.
     pub async fn generator(&self, model: Option<&str>) -> Result<Generator> {
         self.admit("prompt", 1)?;
         self.in_time(async {
@@ -86,22 +77,12 @@ impl Generator {
         self.lease.info()
     }
 
-    /// The most tokens of a prompt and its answer: the model's, or what its cache holds.
-    pub fn max_context(&self) -> usize {
-        self.lease.max_context()
-    }
-
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         self.lease.tokenizer()
     }
 
-    /// How the model turns messages into a prompt, as its checkpoint has it.
-    pub fn chat_template(&self) -> Option<&Arc<str>> {
-        self.lease.chat_template()
-    }
-
-    /// The same, compiled.
+    /// How the model turns messages into a prompt.
     ///
     /// # Errors
     /// When the checkpoint has none, or one that cannot be read.
@@ -109,14 +90,15 @@ impl Generator {
         self.lease.template()
     }
 
-    /// Continues a prompt; the `model` of the request is not looked at. See [`Engine::generate`].
+    /// Text that continues a prompt, piece by piece. It is there when the first piece is, so all
+    /// that can go wrong before is told here. Dropping it, or this future, ends the generation.
     ///
     /// # Errors
-    /// As [`Engine::generate`].
+    /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
     pub async fn generate(self, mut request: GenerateRequest) -> Result<GenerateStream> {
         let engine = self.engine;
         request.deadline = request.deadline.or(engine.caller.deadline);
-        let counted = Counted::new(&engine);
+        let counted = InFlight::new(&engine.shared.in_flight);
         let (lease, tenant) = (self.lease, engine.caller.tenant);
         lease.check(&request)?;
         // A prompt may be long, and tokenizing it is arithmetic.
@@ -137,53 +119,19 @@ impl Generator {
     }
 }
 
-/// What generates gives way to whoever answers queries: its threads have the low priority of the
-/// workers that each own a part of the cores.
-#[derive(Debug, Default)]
-pub struct Polite {
-    lowered: bool,
-}
-
-impl Turns for Polite {
-    fn begin(&mut self, _tokens: usize) {
-        if !self.lowered {
-            priority::lower();
-            self.lowered = true;
-        }
-    }
-
-    fn end(&mut self) {}
-}
-
-impl Polite {
-    /// Makes a session, whose threads have the priority of the one that makes it.
-    ///
-    /// # Errors
-    /// When making it panics.
-    pub fn make<T: Send>(session: impl FnOnce() -> T + Send) -> Result<T> {
-        let polite = || {
-            priority::lower();
-            session()
-        };
-        let made = std::thread::scope(|scope| scope.spawn(polite).join());
-        made.map_err(|_| Error::Internal("making a session panicked".into()))
-    }
-}
-
-/// Counts a generation for as long as it is read.
-struct Counted(Arc<Shared>);
-
-impl Counted {
-    fn new(engine: &Engine) -> Self {
-        engine.shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(engine.shared.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+/// Makes a session of a model that generates. Its threads have the priority of the one that makes
+/// it: the low one of the workers that each own a part of the cores, because what generates gives
+/// way to whoever answers queries.
+///
+/// # Errors
+/// When making it panics.
+pub fn polite<T: Send>(session: impl FnOnce() -> T + Send) -> Result<T> {
+    let lowered = || {
+        priority::lower();
+        session()
+    };
+    let made = std::thread::scope(|scope| scope.spawn(lowered).join());
+    made.map_err(|_| Error::Internal("making a session panicked".into()))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use self::{
     usage::Lease,
 };
 pub use self::{
-    generating::{Generator, Polite},
+    generating::{Generator, polite},
     limits::EngineLimits,
     probe::Probe,
     registry::{Claim, ModelUse},
@@ -68,7 +68,7 @@ struct Shared {
     host: Host,
     telemetry: Telemetry,
     draining: AtomicBool,
-    in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     wake: OnceLock<Wake>,
 }
 
@@ -101,7 +101,7 @@ impl Engine {
             host,
             telemetry,
             draining: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             wake: OnceLock::new(),
         };
         Ok(Self {

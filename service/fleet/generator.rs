@@ -8,7 +8,7 @@ use retort_models::{
 };
 
 use super::{StartError, load::CheckpointLoader, member::Member};
-use crate::engine::{Polite, request::Task};
+use crate::engine::{polite, request::Task};
 
 /// What the rounded matrices of all models may take on the disk.
 const ROUNDED_BYTES_MAX: u64 = 16 << 30;
@@ -62,7 +62,7 @@ pub fn load(
         hint: None,
     })?;
     tell_rounding(&entry.name, &model.info().rounding);
-    let mut generator = Polite::make(|| model.generator(loader.limits.threads))??;
+    let mut generator = polite(|| model.generator(loader.limits.threads))??;
     let first = SequenceStep {
         input_ids: &[model.info().bos_token_id.unwrap_or(0)],
         past: 0,

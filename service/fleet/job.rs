@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Setting, setting},
-    engine::{Polite, encode::Parts, generate},
+    engine::{encode::Parts, generate},
     memory::mib,
     provision::Watch,
     telemetry::LoadOutcome,
@@ -194,7 +194,6 @@ fn serve(inner: &Inner, member: &Member, loaded: Loaded) -> Result<(), StartErro
             tokenizer: loaded.tokenizer,
             chat_template: loaded.chat_template,
             generator: loaded.generator,
-            turns: Box::<Polite>::default(),
             telemetry: inner.telemetry.clone(),
         })?,
     }

@@ -28,8 +28,8 @@ const FINGERPRINT_BYTES: usize = 4 << 10;
 /// Where the checksum stands in a header, before it is known.
 const NO_CHECKSUM: &str = "00000000";
 
-/// A folder for rounded matrices. It is made when something is kept in it; files that were unused
-/// the longest give way.
+/// A folder for rounded matrices and nothing else. It is made when something is kept in it; files
+/// that were unused the longest give way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoundedStore {
     /// The folder.
@@ -86,11 +86,11 @@ impl RoundedStore {
             )));
         }
         let mut files = Vec::new();
+        // Files that were never finished count as well, or nobody would ever remove them.
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let is_ours = entry.path().extension().is_some_and(|e| e == "safetensors");
-            if is_ours && entry.path() != path {
-                let metadata = entry.metadata()?;
+            let metadata = entry.metadata()?;
+            if metadata.is_file() && entry.path() != path {
                 files.push((metadata.modified()?, metadata.len(), entry.path()));
             }
         }

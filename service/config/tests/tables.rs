@@ -145,6 +145,10 @@ fn servers_elsewhere_are_tables() {
             "[[upstream]]\nurl = \"http://x\"\nmodel = [\"a\"]",
             "unknown field `model`",
         ),
+        (
+            "[[upstream]]\nurl = \"http://x\"\nmodels = [\"a\"]\napi_key = \"two words\"",
+            "`api_key`",
+        ),
         ("upstream = 5", "line 1"),
     ] {
         let error = error_of(load(wrong)).message;

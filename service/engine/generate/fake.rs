@@ -15,7 +15,7 @@ use retort_models::{
     Rounding, SequenceStep, SpecialTokens, StepLogits, Tokenizer,
 };
 
-use super::{Parts, Unshared};
+use super::Parts;
 use crate::{
     engine::{Engine, request::ModelInfo},
     telemetry::Telemetry,
@@ -139,7 +139,6 @@ pub fn parts(name: &str, shape: Shape) -> (Parts, Hands) {
         tokenizer,
         chat_template: None,
         generator: Box::new(fake),
-        turns: Box::new(Unshared),
         telemetry: Telemetry::new(),
     };
     (parts, Hands { gate, seen })

@@ -215,9 +215,9 @@ impl Inbox {
         }
     }
 
-    /// Sequences that are being computed, as of the last report.
-    pub fn running(&self) -> usize {
-        self.lock().load.running
+    /// Whether anything is being computed, as of the last report.
+    pub fn is_at_work(&self) -> bool {
+        self.lock().load.running > 0
     }
 
     /// How long ago a step was last done; `None` if none ever was.

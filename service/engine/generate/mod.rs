@@ -16,7 +16,6 @@ mod scheduler;
 mod stop;
 mod stream;
 pub mod template;
-mod turn;
 mod worker;
 
 #[cfg(test)]
@@ -48,13 +47,9 @@ use self::{
     template::{ChatTemplate, SpecialTexts},
     worker::{Worker, WorkerParts},
 };
-pub use self::{
-    grammar::with_short_gaps,
-    prompt::MAX_CHOICES,
-    stream::GenerateStream,
-    turn::{Turns, Unshared},
-};
+pub use self::{grammar::with_short_gaps, prompt::MAX_CHOICES, stream::GenerateStream};
 use super::{
+    encode::priority,
     lane::Tenant,
     request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling},
 };
@@ -84,8 +79,6 @@ pub struct Parts {
     pub chat_template: Option<Arc<str>>,
     /// The model itself.
     pub generator: Box<dyn Generate>,
-    /// When its steps may begin.
-    pub turns: Box<dyn Turns>,
     /// Where counts go.
     pub telemetry: Telemetry,
 }
@@ -147,12 +140,14 @@ impl Pipeline {
             inbox: inbox.clone(),
             generator: parts.generator,
             scheduler,
-            turns: parts.turns,
             telemetry: parts.telemetry.clone(),
         });
         let thread = std::thread::Builder::new()
             .name("generate".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                priority::lower();
+                worker.run();
+            })
             .map_err(|error| Error::Internal(format!("worker thread: {error}")))?;
         Ok(Self {
             name: parts.name,
@@ -176,19 +171,9 @@ impl Pipeline {
         &self.known.info
     }
 
-    /// The most tokens of a prompt and its answer: the model's, or what its cache holds.
-    pub fn max_context(&self) -> usize {
-        self.known.max_context
-    }
-
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.known.tokenizer
-    }
-
-    /// How it turns messages into a prompt.
-    pub fn chat_template(&self) -> Option<&Arc<str>> {
-        self.chat_template.as_ref()
     }
 
     /// What turns messages into a prompt.
@@ -301,9 +286,14 @@ impl Pipeline {
     /// What the step says, or [`Error::Timeout`].
     pub async fn probe(&self, patience: Duration) -> Result<Duration> {
         let started = Instant::now();
-        // A model that has just finished a step has proven itself.
+        // A model that has just finished a step has proven itself. One that is at work has time for
+        // the step it is in; a probe would only stand behind all who wait, or find no room.
+        let enough = match self.inbox.is_at_work() {
+            true => patience.max(Duration::from_secs(1)),
+            false => Duration::from_secs(1),
+        };
         let last = self.inbox.since_last_finished();
-        if last.is_some_and(|ago| ago < Duration::from_secs(1)) {
+        if last.is_some_and(|ago| ago < enough) {
             return Ok(started.elapsed());
         }
         let begin = self.known.info.bos_token_id.unwrap_or(0);
@@ -326,11 +316,6 @@ impl Pipeline {
     /// What waits now.
     pub fn backlog(&self) -> Backlog {
         self.inbox.backlog()
-    }
-
-    /// Sequences that are being computed.
-    pub fn running(&self) -> usize {
-        self.inbox.running()
     }
 
     /// Refuses new work; what is inside is still done.

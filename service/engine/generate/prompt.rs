@@ -16,6 +16,8 @@ use crate::{
 pub const MAX_CHOICES: usize = 16;
 /// The most stop texts of one request.
 const MAX_STOPS: usize = 16;
+/// The most bytes of them together: all are looked for with every token.
+const MAX_STOP_BYTES: usize = 16 << 10;
 /// The most likelier tokens that are told of each token.
 const MAX_TOP_LOGPROBS: usize = 20;
 
@@ -74,6 +76,12 @@ pub fn check(request: &GenerateRequest, known: &Known) -> Result<SamplingPlan> {
         return Err(Error::invalid(
             "max_tokens",
             "`max_tokens` is 0; leave it out, or ask for at least 1",
+        ));
+    }
+    if request.stop.iter().map(String::len).sum::<usize>() > MAX_STOP_BYTES {
+        return Err(Error::invalid(
+            "stop",
+            format!("`stop` has more than {MAX_STOP_BYTES} bytes; shorten it"),
         ));
     }
     if request.stop.iter().any(String::is_empty) {
@@ -159,8 +167,9 @@ fn check_room(tokens: usize, known: &Known) -> Result<usize> {
 /// text ends it by the token.
 fn ends(request: &GenerateRequest, known: &Known) -> (Vec<String>, Arc<[u32]>) {
     let mut ends = match request.end_of_text {
-        EndOfText::Honoured => known.ends.to_vec(),
-        EndOfText::Ignored => Vec::new(),
+        EndOfText::Ignored if request.constraint.is_none() => Vec::new(),
+        // A form ends by these tokens.
+        EndOfText::Honoured | EndOfText::Ignored => known.ends.to_vec(),
     };
     let named = |stop: &String| known.spelling.special_id(stop);
     ends.extend(request.stop.iter().filter_map(named));

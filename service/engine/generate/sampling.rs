@@ -57,8 +57,9 @@ impl SamplingPlan {
                 repetition: within(
                     "repetition_penalty",
                     wish.repetition_penalty,
-                    f32::MIN_POSITIVE,
-                    f32::MAX,
+                    // Beyond these a logit may leave the range of its type.
+                    0.01,
+                    100.0,
                 )?
                 .or(defaults.repetition_penalty)
                 .unwrap_or(1.0),
@@ -83,14 +84,8 @@ fn within(name: &'static str, value: Option<f32>, min: f32, max: f32) -> Result<
     match value {
         // Not a number is not within either.
         Some(value) if !(min..=max).contains(&value) => {
-            let range = match (min, max) {
-                (f32::MIN_POSITIVE, f32::MAX) => "over 0".to_owned(),
-                _ => format!("{min} to {max}"),
-            };
-            Err(Error::invalid(
-                name,
-                format!("`{name}` is {value}; it has to be {range}"),
-            ))
+            let message = format!("`{name}` is {value}; it has to be {min} to {max}");
+            Err(Error::invalid(name, message))
         }
         value => Ok(value),
     }

@@ -153,17 +153,18 @@ impl ChatTemplate {
     }
 
     fn context(&self, conversation: &Conversation, marking: &Marking) -> Value {
-        let marked = |values: &[Value]| -> Value {
-            values.iter().map(|value| marking.message(value)).collect()
-        };
         let mut context: BTreeMap<String, Value> = conversation
             .variables
             .iter()
-            .map(|(name, value)| (name.clone(), marking.message(value)))
+            .map(|(name, value)| (name.clone(), marking.value(value)))
             .collect();
-        let tools = conversation.tools.as_deref().map(marked);
+        let messages = conversation.messages.iter();
+        let messages: Value = messages.map(|message| marking.message(message)).collect();
+        let tools = conversation.tools.as_ref();
+        let tools: Option<Value> =
+            tools.map(|tools| tools.iter().map(|tool| marking.value(tool)).collect());
         for (name, value) in [
-            ("messages", marked(&conversation.messages)),
+            ("messages", messages),
             ("tools", tools.unwrap_or(Value::from(()))),
             ("bos_token", Value::from(self.special.bos.as_str())),
             ("eos_token", Value::from(self.special.eos.as_str())),

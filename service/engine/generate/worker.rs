@@ -14,7 +14,6 @@ use super::{
     answer::{Answer, Outcome},
     inbox::{Inbox, Load, Request, Taken},
     scheduler::{Arrival, Part, Scheduler, SequenceId, Step},
-    turn::Turns,
 };
 use crate::{
     error::{Error, Result},
@@ -27,7 +26,6 @@ pub struct Worker {
     inbox: Arc<Inbox>,
     generator: Box<dyn Generate>,
     scheduler: Scheduler,
-    turns: Box<dyn Turns>,
     telemetry: Telemetry,
     answers: HashMap<SequenceId, Member>,
     next_id: SequenceId,
@@ -43,8 +41,6 @@ pub struct WorkerParts {
     pub generator: Box<dyn Generate>,
     /// Who is computed when.
     pub scheduler: Scheduler,
-    /// When a step may begin.
-    pub turns: Box<dyn Turns>,
     /// Where counts go.
     pub telemetry: Telemetry,
 }
@@ -66,7 +62,6 @@ impl Worker {
             inbox: parts.inbox,
             generator: parts.generator,
             scheduler: parts.scheduler,
-            turns: parts.turns,
             telemetry: parts.telemetry,
             answers: HashMap::new(),
             next_id: 0,
@@ -143,12 +138,10 @@ impl Worker {
         }
         // A step takes long, and whoever asks meanwhile has to know who waits.
         self.report();
-        self.turns.begin(tokens);
         let started = Instant::now();
         let waited = self.note(&step, started);
         let computed = self.compute(&step.parts);
         let inference = started.elapsed();
-        self.turns.end();
         self.inbox.finished(tokens, inference);
         self.telemetry.batch_finished(
             &self.model,
@@ -250,7 +243,10 @@ impl Worker {
                     self.telemetry.first_token(&self.model, elapsed);
                 }
                 self.telemetry.token_generated(&self.model);
-                member.answer.go_on(rows.row(row))
+                // As above: what goes wrong for one answer is not the others' business.
+                let answer = &mut member.answer;
+                catch_unwind(AssertUnwindSafe(|| answer.go_on(rows.row(row))))
+                    .unwrap_or_else(|_| Err(Error::Internal("choosing a token panicked".into())))
             }
         };
         match outcome {

@@ -27,11 +27,13 @@ fn engine() -> Engine {
     Engine::new(limits, Telemetry::new()).unwrap()
 }
 
-fn request(model: Option<&str>) -> GenerateRequest {
-    GenerateRequest {
-        model: model.map(Into::into),
-        ..GenerateRequest::new(PromptInput::Ids(vec![5]))
-    }
+fn request() -> GenerateRequest {
+    GenerateRequest::new(PromptInput::Ids(vec![5]))
+}
+
+/// Of the first model that generates.
+async fn generate(engine: &Engine, request: GenerateRequest) -> Result<GenerateStream> {
+    engine.generator(None).await?.generate(request).await
 }
 
 #[tokio::test]
@@ -39,15 +41,12 @@ async fn a_model_is_found_by_name_or_by_what_it_can_do() {
     let engine = engine();
     fake::serve_saying(&engine, "talker", "the boat");
     for name in [Some("talker"), None] {
-        let stream = engine.generate(request(name)).await.unwrap();
+        let generator = engine.generator(name).await.unwrap();
+        let stream = generator.generate(request()).await.unwrap();
         let choices = stream.collect().await.unwrap().choices;
         assert_eq!(choices[0].text, "the boat");
     }
-    let unknown = engine
-        .generate(request(Some("nobody")))
-        .await
-        .err()
-        .unwrap();
+    let unknown = engine.generator(Some("nobody")).await.err().unwrap();
     assert_eq!(unknown.status(), 404);
     let info = engine.model("talker").unwrap();
     assert_eq!(info.kind(), Some(ModelKind::Generator));
@@ -76,17 +75,17 @@ async fn what_goes_wrong_before_the_first_token_is_an_error_at_once() {
     fake::serve_saying(&engine, "talker", "the boat");
     let poisoned = GenerateRequest {
         prompt: PromptInput::Ids(vec![fake::POISON]),
-        ..request(None)
+        ..request()
     };
-    assert_eq!(engine.generate(poisoned).await.err().unwrap().status(), 500);
-    let none = GenerateRequest {
-        n: 0,
-        ..request(None)
-    };
-    assert_eq!(engine.generate(none).await.err().unwrap().status(), 400);
+    assert_eq!(
+        generate(&engine, poisoned).await.err().unwrap().status(),
+        500
+    );
+    let none = GenerateRequest { n: 0, ..request() };
+    assert_eq!(generate(&engine, none).await.err().unwrap().status(), 400);
     engine.drain();
     assert_eq!(
-        engine.generate(request(None)).await.err().unwrap().status(),
+        generate(&engine, request()).await.err().unwrap().status(),
         503
     );
 }
@@ -99,7 +98,7 @@ async fn whoever_reads_is_inside_until_the_end() {
         .wish_keep_alive("talker", KeepAlive::For(Duration::ZERO))
         .unwrap();
     let usage = engine.uses().remove(0).usage.unwrap();
-    let stream = engine.generate(request(None)).await.unwrap();
+    let stream = generate(&engine, request()).await.unwrap();
     assert_eq!((usage.inside(), engine.in_flight()), (1, 1));
     assert_eq!(usage.expiry(), Expiry::OnLeaving);
     assert!(engine.put_to_sleep("talker").is_none());
@@ -124,7 +123,7 @@ async fn unloading_cuts_off_who_still_reads() {
         .unwrap();
     engine.serve_generator(parts).unwrap();
     hands.gate.send(()).unwrap();
-    let mut stream = engine.generate(request(None)).await.unwrap();
+    let mut stream = generate(&engine, request()).await.unwrap();
     let retired = engine.remove("talker").unwrap();
     drop(hands);
     assert!(!retired.finish(Duration::ZERO));
@@ -150,7 +149,7 @@ async fn a_caller_who_gives_up_before_the_first_token_leaves_nothing_behind() {
         .register(ModelInfo::loading("talker", vec![]))
         .unwrap();
     engine.serve_generator(parts).unwrap();
-    let mut waiting = Box::pin(engine.generate(request(None)));
+    let mut waiting = Box::pin(generate(&engine, request()));
     // Its step has begun and waits at the gate.
     std::future::poll_fn(|context| {
         assert!(waiting.as_mut().poll(context).is_pending());
@@ -173,10 +172,13 @@ async fn a_caller_who_gives_up_before_the_first_token_leaves_nothing_behind() {
     }
     hands.gate.send(()).unwrap();
     // No further step is begun for it: the next that is seen is another's.
-    let mut other = Box::pin(engine.generate(GenerateRequest {
-        prompt: PromptInput::Ids(vec![9]),
-        ..request(None)
-    }));
+    let mut other = Box::pin(generate(
+        &engine,
+        GenerateRequest {
+            prompt: PromptInput::Ids(vec![9]),
+            ..request()
+        },
+    ));
     let seen = std::future::poll_fn(|context| {
         assert!(other.as_mut().poll(context).is_pending());
         match hands.seen.try_recv() {

@@ -7,8 +7,6 @@ use retort_models::SpecialTokens;
 /// A prompt to be continued.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
-    /// Which model; `None` means the first that generates.
-    pub model: Option<String>,
     /// What is continued.
     pub prompt: PromptInput,
     /// How the next token is chosen.
@@ -35,7 +33,6 @@ impl GenerateRequest {
     /// One answer, as the model's own defaults say.
     pub fn new(prompt: PromptInput) -> Self {
         Self {
-            model: None,
             prompt,
             sampling: Sampling::default(),
             stop: Vec::new(),
@@ -100,7 +97,7 @@ pub struct Sampling {
     /// Taken from the logit for each time that the answer has the token; -2 to 2.
     pub frequency_penalty: Option<f32>,
     /// Divides the positive and multiplies the negative logits of tokens that the prompt or the
-    /// answer has; over 0, and 1 changes nothing (Keskar et al. 2019).
+    /// answer has; 0.01 to 100, and 1 changes nothing (Keskar et al. 2019).
     pub repetition_penalty: Option<f32>,
     /// The same seed gives the same text; `None` takes a fresh one.
     pub seed: Option<u64>,

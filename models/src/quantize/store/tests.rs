@@ -124,7 +124,13 @@ fn what_was_unused_the_longest_gives_way() {
     store.max_bytes = sizes
         .map(|file| file.unwrap().metadata().unwrap().len())
         .sum();
+    // What a process left unfinished goes before all.
+    let unfinished = store.dir.join("00000000.1-1");
+    fs::write(&unfinished, "half").unwrap();
+    let file = File::options().write(true).open(&unfinished).unwrap();
+    file.set_modified(UNIX_EPOCH).unwrap();
     assert_eq!(store.rounded(&models[2]).unwrap().1, Rounding::Made);
+    assert!(!unfinished.exists());
     assert_eq!(store.rounded(&models[0]).unwrap().1, Rounding::Found);
     assert_eq!(store.rounded(&models[1]).unwrap().1, Rounding::Made);
     store.max_bytes = 100;

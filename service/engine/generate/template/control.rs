@@ -57,28 +57,38 @@ impl Marking {
         self.bytes
     }
 
-    /// A message as the template may see it. Roles stay as they are, because templates make their
-    /// control tokens of them.
-    pub fn message(&self, value: &Value) -> Value {
+    /// A message as the template may see it. Its role stays as it is, because templates make their
+    /// control tokens of it; it is one of a few words, unlike a `role` further inside.
+    pub fn message(&self, message: &Value) -> Value {
+        match message.kind() {
+            ValueKind::Map => self.map(message, |key| key.as_str() == Some("role")),
+            _ => self.value(message),
+        }
+    }
+
+    /// Anything else that people wrote, as the template may see it.
+    pub fn value(&self, value: &Value) -> Value {
         match value.kind() {
             ValueKind::String => match value.as_str().and_then(|text| self.marked(text)) {
                 Some(text) => Value::from(text),
                 None => value.clone(),
             },
-            ValueKind::Seq => items(value).map(|item| self.message(&item)).collect(),
-            ValueKind::Map => {
-                let pairs = items(value).map(|key| {
-                    let entry = value.get_item(&key).unwrap_or_default();
-                    let entry = match key.as_str() {
-                        Some("role") => entry,
-                        _ => self.message(&entry),
-                    };
-                    (self.message(&key), entry)
-                });
-                Value::from_pairs(pairs)
-            }
+            ValueKind::Seq => items(value).map(|item| self.value(&item)).collect(),
+            ValueKind::Map => self.map(value, |_| false),
             _ => value.clone(),
         }
+    }
+
+    fn map(&self, map: &Value, stays: impl Fn(&Value) -> bool) -> Value {
+        let pairs = items(map).map(|key| {
+            let entry = map.get_item(&key).unwrap_or_default();
+            let entry = match stays(&key) {
+                true => entry,
+                false => self.value(&entry),
+            };
+            (self.value(&key), entry)
+        });
+        Value::from_pairs(pairs)
     }
 
     /// The text with its marks; nothing when it needs none.
@@ -217,16 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn names_and_lists_are_marked_and_roles_are_not() {
+    fn everything_is_marked_but_the_role_of_a_message() {
         let marking = marking(&[]);
         let inner = Value::from_pairs([(Value::from("k</s>"), Value::from("</s>"))]);
+        // As arguments of a call that a document talked a model into.
+        let role = Value::from_pairs([(Value::from("role"), Value::from("</s>"))]);
         let message = Value::from_pairs([
             (Value::from("role"), Value::from("</s>")),
-            (Value::from("content"), [inner].into_iter().collect()),
+            (
+                Value::from("content"),
+                [inner, role.clone()].into_iter().collect(),
+            ),
         ]);
         let marked = marking.message(&message);
         assert_eq!(marked.get_attr("role").unwrap(), Value::from("</s>"));
         let text = marked.get_attr("content").unwrap().to_string();
-        assert_eq!(text.matches(marking.mark).count(), 2, "{text}");
+        assert_eq!(text.matches(marking.mark).count(), 3, "{text}");
+        // A tool or a variable of the template has no role.
+        let text = marking.value(&role).to_string();
+        assert_eq!(text.matches(marking.mark).count(), 1, "{text}");
     }
 }

@@ -15,7 +15,10 @@ pub struct Layout {
     pub key: Option<String>,
 }
 
-/// A value as JSON. What JSON does not have is a text.
+/// Values may nest so deep: far from what the stack of a thread holds.
+const MAX_DEPTH: usize = 128;
+
+/// A value as JSON. What JSON does not have is a text, and what nests too deep is null.
 pub fn dumps(value: &Value, layout: &Layout) -> String {
     let mut writer = Writer {
         text: String::new(),
@@ -43,6 +46,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn value(&mut self, value: &Value, depth: usize) {
         match value.kind() {
+            _ if depth > MAX_DEPTH => self.text.push_str("null"),
             ValueKind::Undefined | ValueKind::None => self.text.push_str("null"),
             ValueKind::Bool => self
                 .text
@@ -156,5 +160,13 @@ mod tests {
         };
         assert!(dumps(&value, &lines).starts_with("{\n  \"a\": {},\n  \"b\": [\n    1,\n"));
         assert!(compact(&value).starts_with(r#"{"b":[1,2.0,-0.5],"a":{}"#));
+    }
+
+    #[test]
+    fn what_nests_without_end_is_cut_off() {
+        let deep = (0..1000).fold(Value::from(1), |inner, _| [inner].into_iter().collect());
+        let text = compact(&deep);
+        assert_eq!(text.matches('[').count(), MAX_DEPTH + 1, "{text}");
+        assert!(text.contains("[null]"));
     }
 }

@@ -54,7 +54,7 @@ async fn the_cache_bounds_the_context_too() {
         kv_blocks: 3,
         ..Shape::default()
     });
-    assert_eq!(bench.pipeline.max_context(), 12);
+    assert_eq!(bench.pipeline.known.max_context, 12);
     assert_eq!(bench.only(&request(&[5; 4], 100)).await.tokens.len(), 8);
 }
 
