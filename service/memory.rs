@@ -105,21 +105,17 @@ impl MemoryBudget {
         );
         Some(Need { bytes, parts })
     }
-}
 
-impl MemoryBudget {
     /// As [`MemoryBudget::need`], of a model that generates.
     pub fn need_to_generate(self, estimate: &DecoderEstimate) -> Option<Need> {
         let bytes = match self.0 {
             Limit::Budget(_) => estimate.serving,
-            Limit::System(_) => estimate.serving.saturating_sub(estimate.weights_mapped),
+            Limit::System(_) => estimate.private,
             Limit::None => return None,
         };
         let parts = format!(
-            "weights {}, of which the system may drop {}, keys and values {}, the largest step {}, \
-             the tokenizer {}",
-            mib(estimate.weights_mapped + estimate.weights_kept),
-            mib(estimate.weights_mapped),
+            "weights {}, keys and values {}, the largest step {}, the tokenizer {}",
+            mib(estimate.weights_kept),
             mib(estimate.kv_cache),
             mib(estimate.activations),
             mib(estimate.tokenizer),

@@ -18,11 +18,13 @@ mod vocabulary_file;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 pub use self::scan::Prompt;
 
 use self::frame::Frame;
 use self::pieces::{PIECE_SIZE, PieceSize};
+use self::rendered::ControlNames;
 use self::scan::{Joint, Keep};
 use crate::batch::Encoding;
 use crate::checkpoint::json;
@@ -85,6 +87,8 @@ pub struct Tokenizer {
     dropped: Option<u32>,
     // Tokens that a text may have but not consist of.
     silent: HashSet<u32>,
+    // What prompts with control tokens are read by; made for the first of them.
+    control: OnceLock<Result<Arc<ControlNames>, String>>,
 }
 
 impl Tokenizer {
@@ -145,6 +149,7 @@ impl Tokenizer {
             token_set,
             dropped,
             silent: HashSet::new(),
+            control: OnceLock::new(),
         })
     }
 

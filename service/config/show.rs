@@ -6,6 +6,7 @@ use toml::{Table, Value};
 
 use super::layers::Layers;
 use super::settings::{MODEL, SETTINGS};
+use super::upstream::UPSTREAM;
 
 /// All options as TOML, each with where its value came from.
 pub fn show(layers: &Layers) -> String {
@@ -32,18 +33,16 @@ pub fn show(layers: &Layers) -> String {
         }
         text.push('\n');
     }
-    let Some((models, origin)) = layers.get(MODEL) else {
-        return text;
-    };
-    for model in models
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_table)
-    {
-        let _ = writeln!(text, "{:<40} # {origin}", "[[model]]");
-        text.push_str(&fields(model));
-        text.push('\n');
+    for (key, heading) in [(MODEL, "[[model]]"), (UPSTREAM, "[[upstream]]")] {
+        let Some((tables, origin)) = layers.get(key) else {
+            continue;
+        };
+        let tables = tables.as_array().into_iter().flatten();
+        for table in tables.filter_map(Value::as_table) {
+            let _ = writeln!(text, "{heading:<40} # {origin}");
+            text.push_str(&fields(table));
+            text.push('\n');
+        }
     }
     text.truncate(text.trim_end().len());
     text.push('\n');
@@ -56,7 +55,10 @@ fn fields(table: &Table) -> String {
     first
         .into_iter()
         .chain(rest)
-        .map(|(key, value)| format!("{key} = {value}\n"))
+        .map(|(key, value)| match &**key {
+            "api_key" => format!("{key} = {}\n", hide(value)),
+            _ => format!("{key} = {value}\n"),
+        })
         .collect()
 }
 

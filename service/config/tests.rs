@@ -375,9 +375,14 @@ fn what_is_shown_says_where_it_came_from_and_can_be_loaded_again() {
         .find(|line| line.starts_with("port = "))
         .unwrap_or_default();
     assert_eq!(line, format!("{:<40} # --port", "port = 5"));
+    let upstream = "[[upstream]]\nurl = \"http://x\"\nmodels = [\"large\"]\napi_key = \"sk-four\"";
+    let with_upstream = with_file(upstream, typed).unwrap_or_else(|error| panic!("{error}"));
+    let shown = show(&with_upstream.layers);
+    assert!(!shown.contains("sk-four"), "{shown}");
     let again = with_file(&shown, inputs())
         .unwrap_or_else(|error| panic!("{error}"))
         .config;
+    assert_eq!(again.upstreams[0].models, ["large"]);
     assert_eq!(
         (again.server.address.port(), again.models[0].name.as_str()),
         (5, "b")

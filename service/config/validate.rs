@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origin};
 use retort_models::{Catalog, DtypeChoice, Pooling};
 
+use super::generation::Generation;
 use super::model::{self, ModelEntry, REPLICAS_MAX};
 use super::raw::{Raw, RawCpu, RawLimits, RawScheduling, RawServer};
 use super::settings::{MODEL, setting};
@@ -38,7 +39,8 @@ pub fn validate(
         .map_err(|error: toml::de::Error| Error::new(error.message()))?;
     let rules = Rules { layers };
     let catalog = rules.catalog(&raw.models.catalog_dir)?;
-    let models = rules.models(&raw, &catalog, environment)?;
+    let generation = raw.generation.checked()?;
+    let models = rules.models(&raw, &catalog, environment, generation)?;
     let mut config = Config {
         upstreams: upstreams(&raw.upstream, &models)?,
         server: rules.server(&raw.server)?,
@@ -56,7 +58,7 @@ pub fn validate(
             keep_alive: rules.keep_alive(&raw.models.keep_alive)?,
             allow_eviction: raw.models.allow_eviction,
             dtype: rules.dtype(&raw.models.dtype)?,
-            generation: raw.generation.checked()?,
+            generation,
         },
         return_documents: raw.rerank.return_documents_default,
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
@@ -303,9 +305,9 @@ impl Rules<'_> {
         raw: &Raw,
         catalog: &Catalog,
         environment: &Environment,
+        generation: Generation,
     ) -> Result<Vec<ModelEntry>, Error> {
         let dtype = self.dtype(&raw.models.dtype)?;
-        let generation = raw.generation.checked()?;
         let raw = &raw.model;
         if raw.is_empty() {
             return Err(Error::new("no model is configured").with_hint(self.ways(MODEL)));

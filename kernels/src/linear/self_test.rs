@@ -14,7 +14,7 @@ const PROBLEMS: [[usize; 3]; 2] = [[35, 70, 70], [1, 2100, 33]];
 const TOLERANCE: f32 = 3e-4;
 
 /// Whether `kind` on `isa` gives the numbers of the portable path: in int8 exactly, else but for
-/// the order of roundings. Takes some 0.2 ms.
+/// the order of roundings..
 pub(crate) fn reproduces(kind: LinearKind, isa: Isa) -> bool {
     PROBLEMS.into_iter().all(|sizes| {
         let problem = Problem::new(sizes);

@@ -41,7 +41,8 @@ pub struct DecoderEstimate {
     pub weights: u64,
     /// Weights that are used where they lie in the files: pages that the system may drop.
     pub weights_mapped: u64,
-    /// Weights that are widened or rounded, and ONNX Runtime's copies of matrices.
+    /// Weights that are widened, and copies of matrices as they are multiplied. Those of rounded
+    /// ones are made from a file of a `RoundedStore`; without one there is another copy.
     pub weights_kept: u64,
     /// Keys and values of one token.
     pub kv_bytes_per_token: u64,
@@ -53,6 +54,8 @@ pub struct DecoderEstimate {
     pub activations: u64,
     /// The tokenizer's tables.
     pub tokenizer: u64,
+    /// Of `serving`, what the system cannot drop.
+    pub private: u64,
     /// The most that it adds to a process, with the pool full.
     pub serving: u64,
     /// The most that a process takes which serves it alone.
@@ -96,14 +99,15 @@ impl Estimate {
             sequences: load.sequences.max(1),
         };
         let activations = (buffers::bytes(&graph, lengths) as f64 * ARENA_SLACK) as u64;
-        // ONNX Runtime lays the rounded numbers out once more, as it multiplies them.
-        let weights_kept = kinds.owned + kinds.packed + 2 * rounded;
+        // ONNX Runtime lays the rounded numbers out as it multiplies them; those in the file are
+        // given back after that.
+        let weights_kept = kinds.owned + kinds.packed + rounded;
         let tokenizer = vocabulary::tokenizer_bytes(path, sizes.vocabulary)?;
         let kv_cache = pool.block_bytes() * pool.blocks as u64;
         let kept = weights_kept + tokenizer + graph.steps.len() as u64 * NODE_BYTES;
         let threads = load.threads as u64 * THREAD_BYTES;
-        let touched = kinds.touched(lengths.tokens);
-        let serving = kept + kv_cache + activations + threads + touched;
+        let private = kept + kv_cache + activations + threads;
+        let serving = private + kinds.touched(lengths.tokens);
         Ok(DecoderEstimate {
             max_context: context,
             weights: kinds.file,
@@ -114,6 +118,7 @@ impl Estimate {
             kv_cache,
             activations,
             tokenizer,
+            private,
             serving,
             total: Self::PROCESS_TOTAL + serving,
         })
@@ -162,6 +167,10 @@ mod tests {
             .map(|weights| estimate("qwen3-tiny-generate", weights));
         assert!(int4.weights_kept < int8.weights_kept);
         assert!(int8.weights_kept < fp32.weights_kept);
+        for estimate in [&fp32, &int8, &int4] {
+            let held = estimate.weights_kept + estimate.kv_cache + estimate.activations;
+            assert!(estimate.private > held && estimate.private <= estimate.serving);
+        }
         assert_eq!(fp32.max_context, 128);
         assert!(fp32.total > fp32.serving && fp32.serving > fp32.kv_cache + fp32.weights_kept);
     }

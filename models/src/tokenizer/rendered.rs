@@ -1,6 +1,10 @@
 //! A rendered prompt to token ids: text of which some parts may spell control tokens and others
 //! never do, whatever they say. One call for a whole prompt; nothing is cut.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use tokenizers::normalizer::Range;
 use tokenizers::{
     Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
@@ -8,7 +12,7 @@ use tokenizers::{
 };
 
 use super::{SpecialTokens, Tokenizer, guarded};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A part of a rendered prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +42,22 @@ struct Match {
 }
 
 /// An added token as it is looked for.
+#[derive(Debug)]
 struct Name {
     id: u32,
-    text: String,
     takes_spaces_before: bool,
     takes_spaces_after: bool,
+}
+
+/// All added tokens of a tokenizer, made ready to be looked for.
+#[derive(Debug)]
+pub(super) struct ControlNames {
+    // In the order of the patterns of `finder`.
+    names: Vec<Name>,
+    // Of overlapping names it finds the one that begins first, then the longest.
+    finder: AhoCorasick,
+    // What each is called.
+    by_id: HashMap<u32, String>,
 }
 
 impl Tokenizer {
@@ -59,9 +74,12 @@ impl Tokenizer {
         special_tokens: SpecialTokens,
     ) -> Result<Vec<u32>> {
         let text: String = parts.iter().map(|part| part.text).collect();
-        let names = self.control_names();
-        let matches = control_tokens(&names, parts, &text);
-        let ids = guarded(|| self.between(&text, &matches, &names))?;
+        let control = self
+            .control
+            .get_or_init(|| self.control_names().map(Arc::new));
+        let control = control.as_ref().map_err(|e| Error::Tokenize(e.clone()))?;
+        let matches = control.of_parts(parts, &text);
+        let ids = guarded(|| self.between(&text, &matches, control))?;
         let frame = self.single.fill(&[], &[]).input_ids;
         let begin = &frame[..self.single.before_first()];
         Ok(match special_tokens {
@@ -77,20 +95,33 @@ impl Tokenizer {
         special.map(|token| token.content).collect()
     }
 
-    /// All added tokens, the longest first.
-    fn control_names(&self) -> Vec<Name> {
-        let added = self.inner.get_added_tokens_decoder().into_iter();
-        let mut names: Vec<Name> = added
-            .filter(|(_, token)| !token.content.is_empty())
-            .map(|(id, token)| Name {
+    fn control_names(&self) -> Result<ControlNames, String> {
+        let mut by_id = HashMap::new();
+        // Of several tokens of one name the first counts.
+        let mut by_text = BTreeMap::new();
+        let added: BTreeMap<u32, _> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        for (id, token) in added {
+            if token.content.is_empty() {
+                continue;
+            }
+            let name = Name {
                 id,
-                text: token.content,
                 takes_spaces_before: token.lstrip,
                 takes_spaces_after: token.rstrip,
-            })
-            .collect();
-        names.sort_by_key(|name| (std::cmp::Reverse(name.text.len()), name.id));
-        names
+            };
+            by_id.insert(id, token.content.clone());
+            by_text.entry(token.content).or_insert(name);
+        }
+        let (texts, names): (Vec<String>, Vec<Name>) = by_text.into_iter().unzip();
+        let finder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&texts)
+            .map_err(|error| format!("its control tokens cannot be looked for: {error}"))?;
+        Ok(ControlNames {
+            names,
+            finder,
+            by_id,
+        })
     }
 
     /// Everything that is no control token, by the model; as `tokenizers` does it for what its
@@ -99,7 +130,7 @@ impl Tokenizer {
         &self,
         text: &str,
         matches: &[Match],
-        names: &[Name],
+        control: &ControlNames,
     ) -> tokenizers::Result<Vec<u32>> {
         let mut split = PreTokenizedString::from(text);
         split.split(|_, whole| Ok(slices(&whole, matches)))?;
@@ -112,8 +143,8 @@ impl Tokenizer {
         let model = self.inner.get_model();
         // A vocabulary may have control tokens among its words, as Unigram's do.
         let is_control = |part: &str, token: &Token| {
-            let is = |name: &Name| name.id == token.id && part.contains(&name.text);
-            names.iter().any(is)
+            let name = control.by_id.get(&token.id);
+            name.is_some_and(|name| part.contains(name))
         };
         split.tokenize(|part| {
             let part = part.get();
@@ -134,60 +165,40 @@ impl Tokenizer {
     }
 }
 
-/// The control tokens that are meant, in order; where two overlap, the one that begins first, then
-/// the longer.
-fn control_tokens(names: &[Name], parts: &[RenderedPart<'_>], text: &str) -> Vec<Match> {
-    let mut matches: Vec<Match> = Vec::new();
-    let (mut begin, mut end) = (0, 0);
-    for part in parts {
-        end += part.text.len();
-        if part.control_tokens == ControlTokens::Plain {
-            find(names, text, begin..end - part.text.len(), &mut matches);
-            begin = end;
+impl ControlNames {
+    /// The control tokens that are meant, in order; where two overlap, the one that begins first,
+    /// then the longer.
+    fn of_parts(&self, parts: &[RenderedPart<'_>], text: &str) -> Vec<Match> {
+        let mut matches: Vec<Match> = Vec::new();
+        let (mut begin, mut end) = (0, 0);
+        for part in parts {
+            end += part.text.len();
+            if part.control_tokens == ControlTokens::Plain {
+                self.find(text, begin..end - part.text.len(), &mut matches);
+                begin = end;
+            }
         }
+        self.find(text, begin..end, &mut matches);
+        matches
     }
-    find(names, text, begin..end, &mut matches);
-    matches
-}
 
-/// Appends the names found in a range of the text.
-fn find(names: &[Name], text: &str, range: std::ops::Range<usize>, matches: &mut Vec<Match>) {
-    let part = &text[range.clone()];
-    let mut at = 0;
-    while at < part.len() {
-        let rest = &part[at..];
-        let Some(name) = names.iter().find(|name| rest.starts_with(&name.text)) else {
-            at += rest.chars().next().map_or(1, char::len_utf8);
-            continue;
-        };
-        let after = &rest[name.text.len()..];
-        let floor = matches.last().map_or(0, |last| last.end);
-        let before = &text[floor..range.start + at];
-        let spaces_before = before.len() - before.trim_end().len();
-        let spaces_after = after.len() - after.trim_start().len();
-        let start = range.start + at;
-        let end = start + name.text.len();
-        matches.push(Match {
-            id: name.id,
-            start: start
-                - if name.takes_spaces_before {
-                    spaces_before
-                } else {
-                    0
-                },
-            end: end
-                + if name.takes_spaces_after {
-                    spaces_after
-                } else {
-                    0
-                },
-        });
-        at += name.text.len()
-            + if name.takes_spaces_after {
-                spaces_after
-            } else {
-                0
-            };
+    /// Appends the names found in a range of the text.
+    fn find(&self, text: &str, range: std::ops::Range<usize>, matches: &mut Vec<Match>) {
+        let mut at = range.start;
+        while let Some(found) = self.finder.find(Input::new(text).range(at..range.end)) {
+            let name = &self.names[found.pattern().as_usize()];
+            let floor = matches.last().map_or(0, |last| last.end);
+            let (mut start, mut end) = (found.start(), found.end());
+            if name.takes_spaces_before {
+                start = floor + text[floor..start].trim_end().len();
+            }
+            if name.takes_spaces_after {
+                end = range.end - text[end..range.end].trim_start().len();
+            }
+            let id = name.id;
+            matches.push(Match { id, start, end });
+            at = end;
+        }
     }
 }
 
@@ -215,14 +226,8 @@ fn slices(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use super::super::tests::of_golden;
     use super::*;
-
-    fn tokenizer(checkpoint: &str) -> Tokenizer {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
-        Tokenizer::load(&root.join(checkpoint)).unwrap()
-    }
 
     fn meant(text: &str) -> RenderedPart<'_> {
         RenderedPart {
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn meant_text_is_tokenized_as_the_library_does() {
         for checkpoint in ["bert-tiny-mean", "xlmr-tiny-score", "qwen3-tiny-lasttoken"] {
-            let tokenizer = tokenizer(checkpoint);
+            let tokenizer = of_golden(checkpoint);
             let (name, _) = control(&tokenizer);
             for text in [
                 "the river, the boat",
@@ -272,7 +277,7 @@ mod tests {
     #[test]
     fn plain_text_never_becomes_a_control_token() {
         for checkpoint in ["bert-tiny-mean", "xlmr-tiny-score", "qwen3-tiny-lasttoken"] {
-            let tokenizer = tokenizer(checkpoint);
+            let tokenizer = of_golden(checkpoint);
             let (name, id) = control(&tokenizer);
             let count = |parts: &[RenderedPart<'_>]| {
                 let ids = tokenizer
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_begins_every_text_is_there_once() {
-        let tokenizer = tokenizer("xlmr-tiny-score");
+        let tokenizer = of_golden("xlmr-tiny-score");
         let frame = tokenizer.single.fill(&[], &[]).input_ids;
         let begin = frame[0];
         let name = tokenizer.id_to_token(begin).unwrap();

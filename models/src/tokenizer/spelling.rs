@@ -27,8 +27,8 @@ pub struct Spelling {
     bytes: Vec<u8>,
     /// Where the bytes of each token end. `[vocab]`
     ends: Vec<u32>,
-    /// Whether each token is a control token that stands for no text. `[vocab]`
-    special: Vec<bool>,
+    /// The control tokens, which stand for no text, in order.
+    special: Vec<u32>,
     strips_first_space: bool,
     longest: usize,
 }
@@ -46,14 +46,13 @@ impl Spelling {
 
     /// Whether a token is a control token, such as `<|im_end|>`, that no reader should see.
     pub fn is_special(&self, id: u32) -> bool {
-        self.special.get(id as usize).copied().unwrap_or_default()
+        self.special.binary_search(&id).is_ok()
     }
 
     /// The control token of this name.
     pub fn special_id(&self, name: &str) -> Option<u32> {
-        let ids = 0..u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
-        ids.filter(|&id| self.is_special(id))
-            .find(|&id| self.bytes(id) == name.as_bytes())
+        let mut ids = self.special.iter().copied();
+        ids.find(|&id| self.bytes(id) == name.as_bytes())
     }
 
     /// One more than the largest id.
@@ -84,14 +83,17 @@ impl Tokenizer {
         let writing = Writing::of(&decoder);
         let characters = byte_of_character();
         let mut written: Vec<Vec<u8>> = vec![Vec::new(); self.vocab_size];
-        let mut special = vec![false; self.vocab_size];
+        let mut special = Vec::new();
         for (token, id) in self.inner.get_vocab(false) {
             written[id as usize] = writing.write(&token, &characters);
         }
         for (id, token) in self.inner.get_added_tokens_decoder() {
             written[id as usize] = token.content.into_bytes();
-            special[id as usize] = token.special;
+            if token.special {
+                special.push(id);
+            }
         }
+        special.sort_unstable();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(written.len());
         for token in &written {
@@ -184,21 +186,15 @@ fn byte_of_character() -> HashMap<char, u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde_json::json;
 
     use super::super::SpecialTokens;
+    use super::super::tests::of_golden;
     use super::*;
-
-    fn tokenizer(checkpoint: &str) -> Tokenizer {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
-        Tokenizer::load(&root.join(checkpoint)).unwrap()
-    }
 
     #[test]
     fn the_bytes_of_the_tokens_are_the_text() {
-        let tokenizer = tokenizer("qwen3-tiny-lasttoken");
+        let tokenizer = of_golden("qwen3-tiny-lasttoken");
         let spelling = tokenizer.spelling().unwrap();
         for text in ["the river, the boat", "Ärger im 水 🦀\n\n  x"] {
             let ids = tokenizer.tokens(text, SpecialTokens::Skip).unwrap();
@@ -214,7 +210,7 @@ mod tests {
 
     #[test]
     fn control_tokens_are_found_by_name() {
-        let spelling = tokenizer("qwen3-tiny-lasttoken").spelling().unwrap();
+        let spelling = of_golden("qwen3-tiny-lasttoken").spelling().unwrap();
         let special: Vec<u32> = (0..spelling.vocab_size() as u32)
             .filter(|&id| spelling.is_special(id))
             .collect();

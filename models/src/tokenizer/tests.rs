@@ -7,10 +7,15 @@ use serde_json::Value;
 
 use super::*;
 
+/// The tokenizer of a golden checkpoint.
+pub(super) fn of_golden(checkpoint: &str) -> Tokenizer {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+    Tokenizer::load(&root.join(checkpoint)).unwrap()
+}
+
 /// A tokenizer whose file carries truncation and padding to 128.
 pub(super) fn tiny() -> Tokenizer {
-    let dir = "../tests/golden/checkpoints/bert-tiny-mean";
-    Tokenizer::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).unwrap()
+    of_golden("bert-tiny-mean")
 }
 
 pub(super) fn cut(max_tokens: usize, side: TruncationSide) -> Truncation {

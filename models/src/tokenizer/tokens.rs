@@ -89,21 +89,15 @@ impl Tokenizer {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use super::super::tests::of_golden;
     use super::super::{Truncation, TruncationSide};
     use super::*;
-
-    fn tokenizer(checkpoint: &str) -> Tokenizer {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
-        Tokenizer::load(&root.join(checkpoint)).unwrap()
-    }
 
     #[test]
     fn tokens_are_those_that_a_model_reads() {
         let long = "the river and the boat in the rain ".repeat(4000);
         for checkpoint in ["bert-tiny-mean", "xlmr-tiny-score", "qwen3-tiny-lasttoken"] {
-            let tokenizer = tokenizer(checkpoint);
+            let tokenizer = of_golden(checkpoint);
             for text in ["the river, the boat", "", "Ärger im 水 ", long.as_str()] {
                 let everything = Truncation {
                     max_tokens: usize::MAX,
@@ -119,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_token_knows_its_characters() {
-        let tokenizer = tokenizer("bert-tiny-mean");
+        let tokenizer = of_golden("bert-tiny-mean");
         let text = format!("{}the river 水 the boat", "the rain ".repeat(2000));
         let characters: Vec<char> = text.chars().collect();
         let tokens = tokenizer.tokens(&text, SpecialTokens::Keep).unwrap();

@@ -14,7 +14,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, syntax::SyntaxConfig};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use retort_models::SpecialTokens;
 
-use self::control::Marking;
+use self::control::{Control, Marking};
 use super::super::request::PromptPiece;
 use crate::error::{Error, Result};
 
@@ -46,6 +46,7 @@ const NAME: &str = "chat_template";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    control: Control,
     special: SpecialTexts,
 }
 
@@ -106,6 +107,7 @@ impl ChatTemplate {
             .map_err(|error| complaint(&error))?;
         Ok(Self {
             environment,
+            control: Control::new(&special.control, source)?,
             source: source.to_owned(),
             special,
         })
@@ -132,7 +134,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::InvalidRequest`] when the template refuses the messages, or does too much.
     pub fn render(&self, conversation: &Conversation) -> Result<Vec<PromptPiece>> {
-        let marking = Marking::new(&self.special.control, &self.source, conversation);
+        let marking = Marking::new(&self.control, conversation);
         let mut environment = self.environment.clone();
         let bytes = marking.bytes();
         let entries = conversation.messages.len() + conversation.tools.as_ref().map_or(0, Vec::len);
@@ -152,7 +154,7 @@ impl ChatTemplate {
         Ok(marking.pieces(&text))
     }
 
-    fn context(&self, conversation: &Conversation, marking: &Marking) -> Value {
+    fn context(&self, conversation: &Conversation, marking: &Marking<'_>) -> Value {
         let mut context: BTreeMap<String, Value> = conversation
             .variables
             .iter()

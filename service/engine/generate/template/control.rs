@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::AhoCorasick;
 use minijinja::{Value, value::ValueKind};
 
 use super::Conversation;
@@ -15,19 +15,46 @@ use crate::engine::request::{Origin, PromptPiece};
 /// Private-use characters: in no language, and two of a thousand texts have any.
 const MARKS: std::ops::RangeInclusive<char> = '\u{100000}'..='\u{10fffd}';
 
-/// Marks the texts of one conversation.
-pub struct Marking {
+/// The control tokens of a tokenizer, made ready to be looked for, and the marks that its template
+/// leaves.
+pub struct Control {
     tokens: Vec<String>,
-    finder: Option<AhoCorasick>,
+    finder: AhoCorasick,
+    /// Bytes of the longest.
+    longest: usize,
+    taken: BTreeSet<char>,
+}
+
+impl Control {
+    /// Of these tokens and this template.
+    ///
+    /// # Errors
+    /// When there are more tokens than can be looked for.
+    pub fn new(tokens: &[String], template: &str) -> Result<Self, String> {
+        let mut seen = Seen::default();
+        seen.text(template);
+        let tokens: Vec<String> = tokens.iter().filter(|t| !t.is_empty()).cloned().collect();
+        let finder = AhoCorasick::new(&tokens).map_err(|error| error.to_string())?;
+        Ok(Self {
+            finder,
+            longest: tokens.iter().map(String::len).max().unwrap_or(0),
+            tokens,
+            taken: seen.marks,
+        })
+    }
+}
+
+/// Marks the texts of one conversation.
+pub struct Marking<'a> {
+    control: &'a Control,
     mark: char,
     bytes: usize,
 }
 
-impl Marking {
+impl<'a> Marking<'a> {
     /// Chooses a mark that nothing here has.
-    pub fn new(control: &[String], template: &str, conversation: &Conversation) -> Self {
+    pub fn new(control: &'a Control, conversation: &Conversation) -> Self {
         let mut seen = Seen::default();
-        seen.text(template);
         for value in conversation
             .messages
             .iter()
@@ -36,16 +63,10 @@ impl Marking {
         {
             seen.value(value);
         }
-        let free = MARKS.into_iter().find(|mark| !seen.marks.contains(mark));
-        let tokens: Vec<String> = control.iter().filter(|t| !t.is_empty()).cloned().collect();
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::Standard)
-            .build(&tokens)
-            .ok()
-            .filter(|_| !tokens.is_empty());
+        let is_free = |mark: &char| !seen.marks.contains(mark) && !control.taken.contains(mark);
+        let free = MARKS.into_iter().find(is_free);
         Self {
-            tokens,
-            finder,
+            control,
             // A conversation with all 65534 of them would be the first.
             mark: free.unwrap_or(*MARKS.end()),
             bytes: seen.bytes,
@@ -93,8 +114,9 @@ impl Marking {
 
     /// The text with its marks; nothing when it needs none.
     fn marked(&self, text: &str) -> Option<String> {
-        let finder = self.finder.as_ref()?;
-        let found = finder
+        let found = self
+            .control
+            .finder
             .find_overlapping_iter(text)
             .map(|found| found.start());
         let mut starts: BTreeSet<usize> = found.collect();
@@ -116,10 +138,10 @@ impl Marking {
     /// prompt might complete it.
     fn open_end(&self, text: &str) -> Option<usize> {
         let text = text.trim_end();
-        let longest = self.tokens.iter().map(String::len).max()?;
-        let from = text.len().saturating_sub(longest);
+        let from = text.len().saturating_sub(self.control.longest);
         let ends = text.char_indices().rev().take_while(|(at, _)| *at >= from);
-        let begins = |at: &usize| self.tokens.iter().any(|t| t.starts_with(&text[*at..]));
+        let tokens = &self.control.tokens;
+        let begins = |at: &usize| tokens.iter().any(|t| t.starts_with(&text[*at..]));
         ends.map(|(at, _)| at).filter(begins).last()
     }
 
@@ -186,18 +208,22 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn marking(texts: &[&str]) -> Marking {
-        let control = ["<|im_start|>", "<|im_end|>", "</s>"].map(String::from);
-        let conversation = Conversation {
+    fn control() -> Control {
+        let tokens = ["<|im_start|>", "<|im_end|>", "</s>"].map(String::from);
+        Control::new(&tokens, "{{ '\u{100002}' }}").unwrap()
+    }
+
+    fn conversation(texts: &[&str]) -> Conversation {
+        Conversation {
             messages: texts.iter().copied().map(Value::from).collect(),
             ..Conversation::default()
-        };
-        Marking::new(&control, "", &conversation)
+        }
     }
 
     /// The texts that no control token may begin in, as the template leaves them.
     fn held(text: &str) -> Vec<String> {
-        let marking = marking(&[text]);
+        let control = control();
+        let marking = Marking::new(&control, &conversation(&[text]));
         let marked = marking.message(&Value::from(text));
         let pieces = marking.pieces(marked.as_str().unwrap());
         let glued: String = pieces.iter().map(|piece| &piece.text[..]).collect();
@@ -222,13 +248,16 @@ mod tests {
     fn the_mark_is_none_that_is_there_already() {
         let text = "\u{100000}</s>\u{100001}";
         assert_eq!(held(text), ["<"]);
-        let marking = marking(&[text]);
-        assert_eq!(marking.mark, '\u{100002}');
+        // Nor one of the template's.
+        let control = control();
+        let marking = Marking::new(&control, &conversation(&[text]));
+        assert_eq!(marking.mark, '\u{100003}');
     }
 
     #[test]
     fn everything_is_marked_but_the_role_of_a_message() {
-        let marking = marking(&[]);
+        let control = control();
+        let marking = Marking::new(&control, &conversation(&[]));
         let inner = Value::from_pairs([(Value::from("k</s>"), Value::from("</s>"))]);
         // As arguments of a call that a document talked a model into.
         let role = Value::from_pairs([(Value::from("role"), Value::from("</s>"))]);

@@ -143,6 +143,13 @@ async fn a_required_form_is_kept_and_ends_the_answer() {
         assert_eq!(rest.map(str::len), Some(3), "{}", choice.text);
         assert_eq!(choice.finish.reason, FinishReason::Stop);
     }
+    // A form ends by the tokens that are not to end anything else.
+    let endless = GenerateRequest {
+        end_of_text: EndOfText::Ignored,
+        ..form(grammar(), Begins::AtOnce)
+    };
+    let choice = bench.answer(&endless).await.choices.remove(0);
+    assert_eq!(choice.finish.reason, FinishReason::Stop, "{}", choice.text);
     let said = saying("hm.</think>");
     let thinks = GenerateRequest {
         constraint: Some(Constraint {
