@@ -11,7 +11,7 @@ use retort_kernels::{Isa, Pooling};
 
 use self::facts::{
     given_marks, given_prompts, given_tasks, known_max_tokens, label_names, matryoshka,
-    refuse_cutoff_layer, refuse_dtype,
+    refuse_cutoff_layer, refuse_dtype, refuse_gpu,
 };
 use self::fidelity::{OpenedGraph, Opening};
 use self::parts::Parts;
@@ -27,6 +27,7 @@ use crate::heads::late_interaction::LateInteraction;
 use crate::heads::plan::HeadPlan;
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
+use crate::provider::Provider;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -51,9 +52,11 @@ pub struct LoadOptions {
     pub cutoff_layer: Option<usize>,
     /// Lengths that vectors may be cut to, where config.json does not list them.
     pub matryoshka: Option<Matryoshka>,
+    /// Where it is computed.
+    pub provider: Provider,
     /// What its layers are computed in.
     pub dtype: DtypeChoice,
-    /// Whether `Bf16` and `Int8` are taken even where the outputs are far from those in 32-bit
+    /// Whether narrow types are taken even where the outputs are far from those in 32-bit
     /// floating point.
     pub force_dtype: bool,
     /// What an earlier load of the same files with the same options measured; `None` compares with
@@ -62,7 +65,7 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Everything as the checkpoint says, in 32-bit floating point.
+    /// Everything as the checkpoint says, on the processor in 32-bit floating point.
     pub fn new(runtime: Runtime) -> Self {
         Self {
             runtime,
@@ -71,6 +74,7 @@ impl LoadOptions {
             task: None,
             cutoff_layer: None,
             matryoshka: None,
+            provider: Provider::Cpu,
             dtype: DtypeChoice::Fp32,
             force_dtype: false,
             measured: None,
@@ -117,12 +121,16 @@ pub struct EncoderInfo {
     pub weights_bytes: u64,
     /// Type of the weights in their files, such as `float32`.
     pub checkpoint_dtype: String,
-    /// Type that its layers are computed in: `float32`, `bfloat16` or `int8`.
+    /// Type that its layers are computed in: `float32`, `float16`, `bfloat16` or `int8`.
     pub dtype: String,
     /// How near that is to 32-bit floating point, where it is another.
     pub fidelity: Fidelity,
     /// Where it is computed.
+    pub provider: Provider,
+    /// The same for people and labels: `cpu`, or `cuda:0`.
     pub device: String,
+    /// What the maker of the GPU calls it; `None` on a processor.
+    pub device_name: Option<String>,
     /// Where the graph comes from.
     pub source: GraphSource,
     /// Lengths that the vectors may be cut to.
@@ -235,7 +243,9 @@ impl EncoderModel {
             checkpoint_dtype: probed.dtype.clone(),
             dtype: probed.dtype,
             fidelity: Fidelity::default(),
-            device: "cpu".to_owned(),
+            provider: Provider::Cpu,
+            device: Provider::Cpu.to_string(),
+            device_name: None,
             source: GraphSource::Given(file.to_owned()),
             matryoshka: matryoshka(&checkpoint, probed.dimensions, options),
             prompts: given_prompts(&checkpoint, adapters.as_ref()),
@@ -261,6 +271,7 @@ impl EncoderModel {
 
     fn load_static(found: &StaticCheckpoint, options: &LoadOptions) -> Result<Self> {
         refuse_cutoff_layer(options)?;
+        refuse_gpu(options)?;
         refuse_dtype(options, "static embeddings have no layers to compute")?;
         let pooling = options.pooling.unwrap_or(Pooling::Mean);
         if pooling != Pooling::Mean {
@@ -285,7 +296,9 @@ impl EncoderModel {
             checkpoint_dtype: size.dtype,
             dtype: Dtype::Fp32.name().to_owned(),
             fidelity: Fidelity::default(),
-            device: "cpu".to_owned(),
+            provider: Provider::Cpu,
+            device: Provider::Cpu.to_string(),
+            device_name: None,
             source: GraphSource::Absent,
             matryoshka: matryoshka(&found.checkpoint, size.dimensions, options),
             prompts: found.checkpoint.prompts.clone(),
