@@ -30,13 +30,7 @@ pub enum DtypeChoice {
 
 impl DtypeChoice {
     /// Every choice, in the order in which they are listed to people.
-    pub const ALL: [Self; 5] = [
-        Self::Auto,
-        Self::Fp32,
-        Self::Fp16,
-        Self::Bf16,
-        Self::Int8,
-    ];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Fp32, Self::Fp16, Self::Bf16, Self::Int8];
 
     /// What it is called: `auto`, `fp32`, `fp16`, `bf16` or `int8`.
     pub fn name(self) -> &'static str {

@@ -28,6 +28,7 @@ use crate::heads::plan::HeadPlan;
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
 use crate::provider::Provider;
+use crate::provider::device::Device;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -179,11 +180,13 @@ impl EncoderModel {
         if let Some((file, dir)) = crate::given::find(path)? {
             return Self::load_given(&file, &dir, options);
         }
+        let device = Device::open(&options.runtime, &options.provider)?;
         let parts = Parts::read(path, options)?;
         let reference = parts.graph(Arithmetic::REFERENCE)?;
         let interface = Arc::new(parts.interface(&reference)?);
         let info = parts.info(&reference, options)?;
         let opening = Opening {
+            device: &device,
             options,
             parts: &parts,
             info: &info,
@@ -191,7 +194,7 @@ impl EncoderModel {
         };
         let opened = opening.open(reference)?;
         Ok(Self {
-            info: opened.described(info),
+            info: device.described(opened.described(info)),
             tokenizer: Arc::new(parts.tokenizer),
             late_interaction: interface.outputs.late_interaction.clone(),
             graph: ModelGraph::Built(opened, interface),
@@ -211,7 +214,8 @@ impl EncoderModel {
         let family = Family::new(positions, adapters.as_ref());
         let mut weights = Weights::none(dir);
         let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
-        let mut given = GivenModel::open(file, &options.runtime, family)?;
+        let device = Device::open(&options.runtime, &options.provider)?;
+        let mut given = GivenModel::open(file, &options.runtime, family)?.on(device.clone());
         let marks = LateInteraction::read(dir, &tokenizer)?;
         let probed = given.probe(Meaning {
             plan,
@@ -261,7 +265,7 @@ impl EncoderModel {
             max_positions: limit,
         };
         Ok(Self {
-            info,
+            info: device.described(info),
             tokenizer: Arc::new(tokenizer),
             late_interaction,
             graph: ModelGraph::Given(given.bounded(bounds)),
@@ -342,10 +346,13 @@ impl EncoderModel {
 
     /// Makes an encoder that computes on `threads` threads, its caller's included; averaging rows
     /// of a table takes only the caller's. The encoders of a built graph or a table share its
-    /// weights.
+    /// weights; on a GPU they are one, which runs for one thread at a time.
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
             ModelGraph::Built(opened, interface) => {
+                if let Some(shared) = &opened.on_gpu {
+                    return Ok(shared.handle());
+                }
                 let session = opened.graph.session(threads)?;
                 Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
             }
@@ -373,3 +380,6 @@ impl EncoderModel {
         Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
     }
 }
+
+#[cfg(test)]
+mod gpu_graph_tests;

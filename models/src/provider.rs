@@ -1,4 +1,9 @@
-//! Where models are computed: on the processor, or on a GPU through CUDA.
+//! Where models are computed: on the processor, or on a GPU through CUDA. What is public here is
+//! only what an operator chooses; `device` opens it.
+
+pub(crate) mod device;
+pub(crate) mod fault;
+mod placement;
 
 use std::fmt;
 
@@ -44,5 +49,22 @@ mod tests {
             memory_limit: None,
         };
         assert_eq!(Provider::Cuda(second).to_string(), "cuda:1");
+    }
+    #[test]
+    fn a_build_for_processors_is_no_build_for_gpus() {
+        let Some(runtime) = crate::given::tests::runtime() else {
+            return;
+        };
+        if runtime.providers().len() > 1 {
+            println!("stepping aside: this ONNX Runtime was built for GPUs");
+            return;
+        }
+        let provider = Provider::Cuda(CudaOptions::default());
+        let error = device::Device::open(&runtime, &provider).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("for processors only") && error.contains("`cpu`"),
+            "{error}"
+        );
     }
 }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ort::ep::{self, ExecutionProvider};
 
 use crate::error::{Error, Result};
+use crate::provider::CudaOptions;
+use crate::provider::device::Gpu;
 
 /// ONNX Runtime allows one environment per process, ever, and refuses a second one even after the
 /// first was dropped; so this crate has to remember the one it made.
@@ -19,6 +21,9 @@ pub struct Runtime(Arc<Inner>);
 struct Inner {
     environment: ort::environment::Environment,
     library: PathBuf,
+    // The GPUs in use. They stay open: their streams must outlive all sessions, and an arena cannot
+    // change its limit.
+    gpus: Mutex<Vec<Arc<Gpu>>>,
 }
 
 impl Runtime {
@@ -50,9 +55,30 @@ impl Runtime {
         let runtime = Self(Arc::new(Inner {
             environment,
             library,
+            gpus: Mutex::default(),
         }));
         *loaded = Some(runtime.clone());
         Ok(runtime)
+    }
+
+    /// A GPU that is in use, or one that `open` opens.
+    ///
+    /// # Errors
+    /// Those of `open`; `Error::Unsupported` when it is in use with other options.
+    pub(crate) fn gpu(
+        &self,
+        options: &CudaOptions,
+        open: impl FnOnce() -> Result<Gpu>,
+    ) -> Result<Arc<Gpu>> {
+        let mut gpus = self.0.gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        for gpu in &*gpus {
+            if gpu.is(options)? {
+                return Ok(Arc::clone(gpu));
+            }
+        }
+        let gpu = Arc::new(open()?);
+        gpus.push(Arc::clone(&gpu));
+        Ok(gpu)
     }
 
     /// The version of the library, such as `1.31.1`, or the commit it was built from where neither

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::ffi::c_void;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -13,16 +14,21 @@ use ort::session::builder::{
     AutoDevicePolicy, GraphOptimizationLevel, PrepackedWeights, SessionBuilder,
 };
 use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynValue, Tensor as OwnedTensor, TensorElementType};
+use ort::value::{
+    DynValue, PrimitiveTensorElementType, Shape, Tensor as OwnedTensor, TensorElementType,
+    TensorRef,
+};
 use retort_kernels::KvPool;
 use retort_kernels::linear::LinearStore;
 use retort_kernels::operator::{operator_domain, with_kv_pool};
 
+use crate::checkpoint::halves::F16Values;
 use crate::checkpoint::weights::{F32Values, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
 use crate::graph::weight_only::QuantizedWeight;
 use crate::packing;
+use crate::provider::device::{Device, Gpu};
 use crate::quantize::quantize;
 use crate::quantize::store::{Part, RoundedStore, Rounding};
 use crate::runtime::Runtime;
@@ -30,6 +36,7 @@ use crate::runtime::Runtime;
 /// A graph that this crate built, ready to be opened any number of times.
 pub(crate) struct SharedGraph {
     runtime: Runtime,
+    device: Device,
     model: Vec<u8>,
     data_folder: PathBuf,
     initializers: Arc<Initializers>,
@@ -48,7 +55,10 @@ enum Prepacking {
 
 /// A session and the weights it reads. Dropping it drops the session first: see `Initializers`.
 pub(crate) struct LoadedSession {
+    // Where inputs are put for a GPU.
+    pinned: Option<Allocator>,
     session: Session,
+    is_on_gpu: bool,
     // Run options that give back spare memory; `None` never does.
     releasing: Option<RunOptions>,
     _initializers: Option<Arc<Initializers>>,
@@ -58,22 +68,37 @@ impl SharedGraph {
     /// Wraps the weights of a graph as ONNX Runtime values; those of 32 bits stay where they are.
     /// Layers that kernels of this project compute are packed for them.
     pub(crate) fn new(runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
-        Self::rounded_in(runtime, graph, None).map(|(graph, _)| graph)
+        Self::on(&Device::Cpu, runtime, graph)
     }
 
-    /// The same with a place for rounded matrices; where they are then.
+    /// The same for sessions on a device, which must be what the graph was built for.
+    pub(crate) fn on(device: &Device, runtime: &Runtime, graph: BuiltGraph) -> Result<Self> {
+        Self::made((device, runtime), graph, None).map(|(graph, _)| graph)
+    }
+
+    /// The same on the processor with a place for rounded matrices; where they are then.
     pub(crate) fn rounded_in(
         runtime: &Runtime,
+        graph: BuiltGraph,
+        store: Option<&RoundedStore>,
+    ) -> Result<(Self, Rounding)> {
+        Self::made((&Device::Cpu, runtime), graph, store)
+    }
+
+    fn made(
+        (device, runtime): (&Device, &Runtime),
         graph: BuiltGraph,
         store: Option<&RoundedStore>,
     ) -> Result<(Self, Rounding)> {
         let linears = Arc::new(packing::pack(&graph.packed)?);
         let mut initializers = Initializers::new(graph.weights)?;
         initializers.add_tables(graph.tables)?;
+        initializers.add_halves(graph.halves)?;
         let rounding = initializers.add_rounded(&graph.quantized, store)?;
         let initializers = Arc::new(initializers);
         let shared = Self {
             runtime: runtime.clone(),
+            device: device.clone(),
             model: graph.model,
             data_folder: graph.data_folder,
             initializers,
@@ -105,6 +130,40 @@ impl SharedGraph {
         self.open(threads, Prepacking::None, None)
     }
 
+    /// Opens a session on the device of the graph, to which it copies all weights.
+    ///
+    /// # Errors
+    /// `Error::Unsupported` when the device cannot run all of it.
+    pub(crate) fn session_on(&self, gpu: &Gpu) -> Result<LoadedSession> {
+        let builder = self.device.builder(&self.runtime, 1)?;
+        let mut builder =
+            with_data_folder(builder, &self.data_folder)?.with_operators(gpu.operators()?)?;
+        for (name, value) in &self.initializers.values {
+            // Those that are shared among sessions would have to lie on the device already.
+            builder = builder.with_external_initializer(name, Arc::clone(value))?;
+        }
+        let session = gpu.commit(&mut builder, &self.model)?;
+        self.initializers.release_pages();
+        LoadedSession::new(session, &self.device, Some(Arc::clone(&self.initializers)))
+    }
+
+    /// A session on the processor of a graph for a GPU: `operators` has what the processor lacks.
+    #[cfg(test)]
+    pub(crate) fn emulated_session(
+        &self,
+        operators: Vec<ort::operator::OperatorDomain>,
+    ) -> Result<LoadedSession> {
+        let mut builder = with_data_folder(builder(&self.runtime, 1)?, &self.data_folder)?;
+        for domain in operators {
+            builder = builder.with_operators(domain)?;
+        }
+        for (name, value) in &self.initializers.values {
+            builder = builder.with_external_initializer(name, Arc::clone(value))?;
+        }
+        let session = builder.commit_from_memory(&self.model)?;
+        LoadedSession::new(session, &Device::Cpu, Some(Arc::clone(&self.initializers)))
+    }
+
     fn open(
         &self,
         threads: usize,
@@ -126,24 +185,84 @@ impl SharedGraph {
         }
         let session = builder.commit_from_memory(&self.model)?;
         self.initializers.release_pages();
-        let mut releasing = RunOptions::new()?;
-        releasing.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-        Ok(LoadedSession {
-            session,
-            releasing: Some(releasing),
-            _initializers: Some(Arc::clone(&self.initializers)),
-        })
+        LoadedSession::new(session, &self.device, Some(Arc::clone(&self.initializers)))
     }
 }
 
 impl LoadedSession {
+    fn new(
+        session: Session,
+        device: &Device,
+        initializers: Option<Arc<Initializers>>,
+    ) -> Result<Self> {
+        let gpu = device.gpu();
+        let arena = gpu.map_or_else(|| "cpu:0".to_owned(), |gpu| gpu.arena());
+        let mut releasing = RunOptions::new()?;
+        releasing.set("memory.enable_memory_arena_shrinkage", arena)?;
+        Ok(Self {
+            pinned: gpu.and_then(|gpu| gpu.pinned(&session)),
+            session,
+            is_on_gpu: gpu.is_some(),
+            releasing: Some(releasing),
+            _initializers: initializers,
+        })
+    }
+
     /// Takes a session that owns its weights.
     pub(crate) fn owning(session: Session) -> Self {
         Self {
+            pinned: None,
             session,
+            is_on_gpu: false,
             releasing: None,
             _initializers: None,
         }
+    }
+
+    /// Opens a model that has its weights itself.
+    ///
+    /// # Errors
+    /// `Error::Runtime` when ONNX Runtime refuses it, on a GPU those of `Gpu::commit`.
+    pub(crate) fn of_model(
+        device: &Device,
+        mut builder: SessionBuilder,
+        model: &[u8],
+    ) -> Result<Self> {
+        match device.gpu() {
+            None => Ok(Self::owning(builder.commit_from_memory(model)?)),
+            Some(gpu) => Self::new(gpu.commit(&mut builder, model)?, device, None),
+        }
+    }
+
+    /// Numbers as an input, row by row: where they are, or for a GPU where it can reach them.
+    pub(crate) fn input<'v, T>(
+        &self,
+        shape: &[usize],
+        numbers: &'v [T],
+    ) -> Result<SessionInputValue<'v>>
+    where
+        T: PrimitiveTensorElementType + Copy + Debug + 'static,
+    {
+        let Some(allocator) = &self.pinned else {
+            return Ok(TensorRef::from_array_view((shape.to_vec(), numbers))?.into());
+        };
+        let shape = Shape::new(shape.iter().map(|&length| length as i64));
+        let mut tensor = OwnedTensor::<T>::new(allocator, shape)?;
+        tensor
+            .try_extract_tensor_mut::<T>()?
+            .1
+            .copy_from_slice(numbers);
+        Ok(tensor.into())
+    }
+
+    /// Whether it computes on a GPU.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        self.is_on_gpu
+    }
+
+    /// Whether a run is given something of this name.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        self.inputs().iter().any(|input| input.name() == name)
     }
 
     /// Runs the graph once.
@@ -207,6 +326,7 @@ pub(crate) fn with_data_folder(builder: SessionBuilder, folder: &Path) -> Result
 struct Initializers {
     values: Vec<(String, Arc<DynValue>)>,
     tensors: Vec<F32Values>,
+    halves: Vec<F16Values>,
 }
 
 impl Initializers {
@@ -214,6 +334,7 @@ impl Initializers {
         let mut initializers = Self {
             values: Vec::new(),
             tensors: Vec::new(),
+            halves: Vec::new(),
         };
         for (name, tensor) in weights {
             let shape: Vec<i64> = tensor.shape().iter().map(|&length| length as i64).collect();
@@ -305,6 +426,23 @@ impl Initializers {
         Ok(())
     }
 
+    /// Adds tensors in 16-bit floating point.
+    fn add_halves(&mut self, halves: Vec<(String, Tensor)>) -> Result<()> {
+        for (name, tensor) in halves {
+            let shape: Vec<i64> = tensor.shape().iter().map(|&length| length as i64).collect();
+            let values = tensor.to_f16()?;
+            // SAFETY: the numbers lie on the heap or in a mapped file, and are kept.
+            let value = unsafe {
+                let numbers = values.as_slice();
+                let bytes = (numbers.as_ptr().cast(), size_of_val(numbers));
+                borrowed_value(bytes, &shape, TensorElementType::Float16)
+            }?;
+            self.values.push((name, Arc::new(value)));
+            self.halves.push(values);
+        }
+        Ok(())
+    }
+
     /// Once a session is open ONNX Runtime has its own packed copy of the large matrices; the
     /// originals need not stay in memory. What is still used, such as rows of the embeddings,
     /// comes back from the file cache when it is touched.
@@ -313,6 +451,9 @@ impl Initializers {
             if let F32Values::Mapped(tensor) = tensor {
                 tensor.release_pages();
             }
+        }
+        for values in &self.halves {
+            values.release_pages();
         }
     }
 }

@@ -1,5 +1,6 @@
 mod bge_m3;
 mod colbert;
+mod padded;
 
 use std::fs;
 

@@ -151,8 +151,10 @@ pub(super) fn refuse_gpu(options: &LoadOptions) -> Result<()> {
 pub(super) fn refuse_dtype(options: &LoadOptions, why: &str) -> Result<()> {
     match options.dtype {
         DtypeChoice::Auto | DtypeChoice::Fp32 => Ok(()),
-        asked @ (DtypeChoice::Fp16 | DtypeChoice::Bf16 | DtypeChoice::Int8) => Err(Error::Unsupported(format!(
-            "dtype `{asked}` needs a checkpoint that a graph is built for: {why}; take `auto`"
-        ))),
+        asked @ (DtypeChoice::Fp16 | DtypeChoice::Bf16 | DtypeChoice::Int8) => {
+            Err(Error::Unsupported(format!(
+                "dtype `{asked}` needs a checkpoint that a graph is built for: {why}; take `auto`"
+            )))
+        }
     }
 }
