@@ -81,6 +81,18 @@ impl Runtime {
         Ok(gpu)
     }
 
+    /// Loads libraries that execution providers will look for by name, and keeps them: with that
+    /// they are found wherever they lie. An earlier one may be what a later one needs.
+    ///
+    /// # Errors
+    /// When one is missing, or was built for another system; the message names it.
+    pub fn preload(libraries: &[PathBuf]) -> Result<()> {
+        libraries.iter().try_for_each(|library| {
+            ort::util::preload_dylib(library)
+                .map_err(|error| Error::Runtime(format!("`{}`: {error}", library.display())))
+        })
+    }
+
     /// The version of the library, such as `1.31.1`, or the commit it was built from where neither
     /// its file name nor its build says more.
     pub fn version(&self) -> String {
@@ -147,6 +159,16 @@ mod tests {
         assert_eq!(version_of("libonnxruntime.so", info), "commit 6af1a93");
         let info = "ORT Build Info: git-branch=rel-1.31.2, git-commit-id=0, build type=Release";
         assert_eq!(version_of("onnxruntime.dll", info), "1.31.2");
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_loaded_beforehand_is_named() {
+        assert!(Runtime::preload(&[]).is_ok());
+        let error = Runtime::preload(&["/nowhere/libcublas.so.13".into()]).unwrap_err();
+        assert!(
+            error.to_string().contains("/nowhere/libcublas.so.13"),
+            "{error}"
+        );
     }
 
     #[test]

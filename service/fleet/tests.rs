@@ -41,6 +41,7 @@ use crate::{
 /// A model of a configuration.
 pub fn entry(name: &str) -> ModelEntry {
     ModelEntry {
+        device: None,
         name: name.into(),
         aliases: Vec::new(),
         location: location(&format!("/models/{name}"), None).unwrap(),
@@ -320,6 +321,7 @@ impl Fleet {
             ..LaunchSpec::of(name)
         };
         let entry = ModelEntry {
+            device: None,
             name: name.into(),
             aliases: info.aliases,
             location: crate::config::ModelLocation::Hub(name.into()),
@@ -376,6 +378,7 @@ fn limits() -> EngineLimits {
     EngineLimits {
         max_inputs_per_request: 8,
         max_batch_tokens: 64,
+        max_gpu_batch_tokens: 64,
         max_queue_tokens: 1_024,
         request_timeout: Duration::from_secs(60),
         untrained_dimensions: UntrainedDimensions::Refused,
