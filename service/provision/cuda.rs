@@ -318,6 +318,7 @@ const LIBRARY: Part = Part {
 const fn nvidia(
     package: &'static str,
     version: &'static str,
+    platform: &'static str,
     sha256: &'static str,
     files: &'static [&'static str],
 ) -> Part {
@@ -325,9 +326,7 @@ const fn nvidia(
         wheel: Wheel {
             package,
             version,
-            tags: Tags::AnyPython {
-                platform: "manylinux_2_27_x86_64",
-            },
+            tags: Tags::AnyPython { platform },
             sha256,
         },
         folder: "nvidia/cu13/lib/",
@@ -339,24 +338,28 @@ const LIBRARIES: &[Part] = &[
     nvidia(
         "nvidia-cuda-runtime",
         "13.0.96",
+        "manylinux_2_17_x86_64",
         "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
         &["libcudart.so.13"],
     ),
     nvidia(
         "nvidia-curand",
         "10.4.0.35",
+        "manylinux_2_27_x86_64",
         "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
         &["libcurand.so.10"],
     ),
     nvidia(
         "nvidia-cuda-nvrtc",
         "13.0.88",
+        "manylinux_2_12_x86_64",
         "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
         &["libnvrtc.so.13", "libnvrtc-builtins.so.13.0"],
     ),
     nvidia(
         "nvidia-cublas",
         "13.1.0.3",
+        "manylinux_2_27_x86_64",
         "ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171",
         &["libcublas.so.13", "libcublasLt.so.13"],
     ),
