@@ -4,6 +4,7 @@
 mod chat;
 mod client;
 mod full_size;
+mod gpu;
 mod kernels;
 mod linear;
 mod matmul;
@@ -114,6 +115,9 @@ fn main() -> ExitCode {
     }
     if let [memory::CASE, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return finish(memory::case(&arguments[1..]));
+    }
+    if let [gpu::PART, ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return finish(gpu::part(&arguments[1..]));
     }
     let (flags, names) = flags_and_names(arguments);
     // `cargo test --all-targets` runs this program too, without the flag that `cargo bench` adds.

@@ -1,6 +1,7 @@
 //! Flags, environment and file become one validated [`Config`]; `config.toml`, compiled in, is the
 //! defaults. This is the only module that reads the environment.
 
+mod device;
 mod environment;
 mod file;
 mod generation;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use device::{DEVICES, DeviceChoice, Gpus};
 pub use environment::Environment;
 pub use generation::Generation;
 pub use layers::{Layers, Origin, Typed};
@@ -45,8 +47,12 @@ pub struct Config {
     pub server: ServerConfig,
     /// What a caller may ask for.
     pub limits: LimitsConfig,
+    /// Where models run unless they say otherwise.
+    pub device: DeviceChoice,
     /// How models run on the processor.
     pub cpu: CpuConfig,
+    /// How models run on GPUs.
+    pub gpu: GpuConfig,
     /// Whose turn it is when there is more work than can be done at once.
     pub scheduling: SchedulingConfig,
     /// Bytes that all models together may take; `None` means what the process may use.
@@ -128,6 +134,13 @@ pub struct CpuConfig {
     pub threads: usize,
     /// Batches at the same time, at most `threads`; `None` leaves the choice to the engine.
     pub workers: Option<usize>,
+}
+
+/// How models run on GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// Bytes that all models together may take of each GPU; `None`: all that there is.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// Whose turn it is when there is more work than can be done at once.
@@ -246,9 +259,6 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Error> {
     layers.apply_flags(&inputs.flags)?;
     let config = validate::validate(&layers, &inputs.environment, inputs.purpose)?;
     warnings.extend(model::doubts(&config.models, &config.catalog));
-    if inputs.purpose == Purpose::Serve {
-        warnings.extend(gpus_wanted(&inputs.environment));
-    }
     Ok(Loaded {
         config,
         layers,
@@ -292,18 +302,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// The choice of a GPU that will not be used. It may be there for other programs, so it stops
-/// nothing; a launch that asks for a GPU is refused.
-fn gpus_wanted(environment: &Environment) -> Option<String> {
-    let chosen = environment.get("CUDA_VISIBLE_DEVICES")?;
-    (!chosen.starts_with('-')).then(|| {
-        format!(
-            "`CUDA_VISIBLE_DEVICES` = `{chosen}` chooses GPUs, and this version runs every model \
-             on the CPU"
-        )
-    })
-}
 
 /// A file that is named must exist; the usual places may be empty.
 fn find_file(inputs: &Inputs) -> Option<PathBuf> {

@@ -7,6 +7,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod connections;
+pub mod devices;
 pub mod engine;
 pub mod error;
 pub mod fleet;

@@ -15,21 +15,30 @@ use crate::{
     api::{self, ApiKeys, ApiSettings, AppState, PagesMay, RateSettings, upstream::Upstreams},
     config::{Config, SchedulingConfig, Secret},
     connections::{self, ConnectionLimits},
+    devices::{self, Devices},
     engine::{
-        Clock, Engine, EngineLimits,
+        Clock, Engine, EngineLimits, Faults,
         encode::UntrainedDimensions,
         lane::{Lane, PerLane, Scheduling},
     },
     fleet::{Fleet, FleetParts, FleetSettings, load::CheckpointLoader},
     lifetime::Lifetime,
     memory::MemoryBudget,
-    provision::{self, Progress, RuntimeLibrary},
+    provision::{Progress, RuntimeLibrary},
     telemetry::Telemetry,
 };
 
 /// Tokens per forward pass on a CPU unless configured. Throughput is flat from 64 tokens on and
 /// falls again when the activations leave the cache (measured; see `benches/RESULTS.md`).
 const CPU_MAX_BATCH_TOKENS: usize = 256;
+
+/// Tokens per forward pass on a GPU unless configured: enough to keep its matrix units busy, few
+/// enough that a query does not wait for tens of milliseconds and that activations stay below some
+/// gigabytes. By calculation; not measured.
+const GPU_MAX_BATCH_TOKENS: usize = 16_384;
+
+/// Requests inside get so long to be told that a device is lost.
+const LOST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Workers unless configured: each has sessions of its own, so more of them than this cost
 /// start-up time on a large machine without adding throughput.
@@ -41,6 +50,8 @@ pub struct Core {
     pub library: RuntimeLibrary,
     /// The library, loaded.
     pub runtime: Runtime,
+    /// What models can run on.
+    pub devices: Arc<Devices>,
     /// Serves nothing until [`Core::load`].
     pub engine: Engine,
     /// Loads and unloads its models.
@@ -56,10 +67,18 @@ impl Core {
     /// registered as loading. Blocks while something is fetched.
     ///
     /// # Errors
-    /// When the library cannot be had or loaded, or a served name is taken.
+    /// When the library cannot be had or loaded, a GPU was asked for that cannot be used, or a
+    /// served name is taken.
     pub fn new(config: &Config, progress: &Progress) -> Result<Self, StartError> {
-        let library = provision::runtime(&config.provision, progress)?;
-        let runtime = Runtime::load(&library.path)?;
+        let devices::Provided {
+            library,
+            runtime,
+            devices,
+        } = devices::provide(config, &devices::found, progress)?;
+        if let Some(reason) = devices.why_cpu() {
+            tracing::info!(reason, "models run on the CPU");
+        }
+        let devices = Arc::new(devices);
         let telemetry = Telemetry::new();
         let limits = engine_limits(config);
         let engine = Engine::new(limits, telemetry.clone())?;
@@ -67,6 +86,8 @@ impl Core {
             config: Arc::new(config.clone()),
             runtime: runtime.clone(),
             limits,
+            devices: devices.clone(),
+            faults: engine.faults().clone(),
             budget: MemoryBudget::new(config),
             progress: progress.clone(),
         });
@@ -81,6 +102,7 @@ impl Core {
         Ok(Self {
             library,
             runtime,
+            devices,
             engine,
             fleet,
             loader,
@@ -151,20 +173,22 @@ impl Door {
             engine: core.engine.clone(),
             fleet: core.fleet.clone(),
             lifetime: lifetime.clone(),
-            settings: Arc::new(api_settings(config, self.address, &core.runtime)),
+            settings: Arc::new(api_settings(config, self.address, core)),
             telemetry: core.telemetry.clone(),
         };
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let (draining, drained) = tokio::sync::oneshot::channel();
         let engine = core.engine.clone();
         let delay = config.server.drain_delay;
+        let faults = engine.faults().clone();
         let stop = async move {
-            tokio::select! {
-                () = shutdown => {}
-                () = lifetime.ended() => {}
-            }
+            let lost = tokio::select! {
+                () = shutdown => false,
+                () = lifetime.ended() => false,
+                _ = engine.faults().happened() => true,
+            };
             lifetime.leave();
-            if !delay.is_zero() {
+            if !delay.is_zero() && !lost {
                 let seconds = delay.as_secs();
                 tracing::info!("not ready any more; requests are taken for another {seconds} s");
                 tokio::time::sleep(delay).await;
@@ -178,7 +202,7 @@ impl Door {
         let served = connections::serve(listener, api::router(state), limits, telemetry, stop);
         tokio::select! {
             () = served => Ok(()),
-            () = out_of_patience(drained, config.server.drain_timeout) => {
+            () = out_of_patience(drained, config.server.drain_timeout, &faults) => {
                 tracing::warn!("requests that were still inside after the drain time are cut off");
                 Ok(())
             }
@@ -186,10 +210,21 @@ impl Door {
     }
 }
 
-async fn out_of_patience(drained: tokio::sync::oneshot::Receiver<()>, patience: Duration) {
-    match drained.await {
-        Ok(()) => tokio::time::sleep(patience).await,
-        Err(_) => std::future::pending().await,
+async fn out_of_patience(
+    drained: tokio::sync::oneshot::Receiver<()>,
+    patience: Duration,
+    faults: &Faults,
+) {
+    if drained.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    let lost = async {
+        faults.happened().await;
+        tokio::time::sleep(LOST_PATIENCE).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(patience) => {}
+        () = lost => {}
     }
 }
 
@@ -225,6 +260,10 @@ pub(crate) fn engine_limits(config: &Config) -> EngineLimits {
             .limits
             .max_batch_tokens
             .unwrap_or(CPU_MAX_BATCH_TOKENS),
+        max_gpu_batch_tokens: config
+            .limits
+            .max_batch_tokens
+            .unwrap_or(GPU_MAX_BATCH_TOKENS),
         max_queue_tokens: config.limits.max_queue_tokens,
         request_timeout: config.server.request_timeout,
         untrained_dimensions: if config.allow_untrained_dimensions {
@@ -262,7 +301,7 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
     limits.within_system()
 }
 
-fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiSettings {
+fn api_settings(config: &Config, address: SocketAddr, core: &Core) -> ApiSettings {
     let server = &config.server;
     let admins = match &server.admin_api_keys[..] {
         [] => &server.api_keys,
@@ -291,6 +330,7 @@ fn api_settings(config: &Config, address: SocketAddr, runtime: &Runtime) -> ApiS
         metrics_open: config.server.metrics_open,
         upstreams: Upstreams::new(&config.upstreams),
         address: address.to_string(),
-        onnxruntime_version: runtime.version(),
+        onnxruntime_version: core.runtime.version(),
+        devices: core.devices.clone(),
     }
 }

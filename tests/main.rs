@@ -24,5 +24,6 @@ mod soak;
 mod supervised;
 mod support;
 mod tidy;
+mod token_operators;
 mod verify;
 mod xinference;

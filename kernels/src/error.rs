@@ -255,6 +255,26 @@ impl From<RowFault> for KernelError {
     }
 }
 
+impl RowFault {
+    /// The number that stands for it beside many rows; 0 is a row without a fault.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::NonFinite => 1,
+            Self::ZeroNorm => 2,
+        }
+    }
+
+    /// What a number of `code` stands for. No other numbers are made; a row that has one cannot
+    /// be trusted either.
+    pub fn of_code(code: i32) -> Option<Self> {
+        match code {
+            0 => None,
+            2 => Some(Self::ZeroNorm),
+            _ => Some(Self::NonFinite),
+        }
+    }
+}
+
 impl fmt::Display for RowFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

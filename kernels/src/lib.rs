@@ -1,5 +1,5 @@
 //! Arithmetic that ONNX Runtime lacks: packed attention, linear layers in bfloat16 and bytes,
-//! pooling, normalisation.
+//! pooling, normalisation, late interaction; and what of it runs on NVIDIA devices.
 //!
 //! Everything works on packed batches: the tokens of all sequences one after the other, and
 //! `cu_seqlens` says where each begins. The crate knows no model and no checkpoint.
@@ -12,7 +12,13 @@ pub mod linear;
 
 pub mod normalize;
 
+pub mod lexical;
+
+pub mod max_sim;
+
 pub mod operator;
+
+pub mod cuda;
 
 pub mod dispatch;
 

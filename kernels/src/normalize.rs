@@ -33,6 +33,42 @@ pub fn cut(vector: &mut Vec<f32>, dimensions: usize) -> Result<(), KernelError> 
     Ok(())
 }
 
+/// Keeps the first values of every row and makes them unit length. A row that has no direction
+/// keeps its values, and its number in `faults` says why (`RowFault::code`); sound rows have 0.
+/// // rows: [n, width] -> out: [n, dimensions], faults: [n]
+pub fn unit_rows(
+    rows: &[f32],
+    [width, dimensions]: [usize; 2],
+    out: &mut [f32],
+    faults: &mut [i32],
+) -> Result<(), KernelError> {
+    if dimensions == 0 || dimensions > width {
+        return Err(KernelError::Dimensions {
+            asked: dimensions,
+            available: width,
+        });
+    }
+    let count = faults.len();
+    for (name, found, expected) in [
+        ("rows", rows.len(), count * width),
+        ("out", out.len(), count * dimensions),
+    ] {
+        if found != expected {
+            return Err(KernelError::Length {
+                name,
+                found,
+                expected,
+            });
+        }
+    }
+    let outs = out.chunks_exact_mut(dimensions);
+    for ((row, out), fault) in rows.chunks_exact(width).zip(outs).zip(faults) {
+        out.copy_from_slice(&row[..dimensions]);
+        *fault = l2_normalize(out).map_or_else(RowFault::code, |()| 0);
+    }
+    Ok(())
+}
+
 /// Which rows contain NaN or an infinity, or only zeros: their numbers and what is wrong.
 /// A last row that is incomplete counts as a row. // rows: [n, row_size]
 pub fn faulty_rows(rows: &[f32], row_size: usize) -> Vec<(usize, RowFault)> {
@@ -113,6 +149,25 @@ mod tests {
         let mut vector = vec![0.0, 0.0, 1.0];
         assert_eq!(cut(&mut vector, 2), Err(RowFault::ZeroNorm.into()));
         assert_eq!(vector, [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn rows_are_cut_and_their_faults_told() {
+        let rows = [3.0, 4.0, 9.0, 0.0, 0.0, 1.0, f32::NAN, 1.0, 0.0];
+        let (mut out, mut faults) = ([0.0; 6], [-1; 3]);
+        unit_rows(&rows, [3, 2], &mut out, &mut faults).unwrap();
+        assert_eq!(out[..4], [0.6, 0.8, 0.0, 0.0]);
+        assert!(out[4].is_nan() && out[5] == 1.0);
+        let found = faults.map(RowFault::of_code);
+        let expected = [None, Some(RowFault::ZeroNorm), Some(RowFault::NonFinite)];
+        assert_eq!(found, expected);
+        for fault in expected.into_iter().flatten() {
+            assert_eq!(RowFault::of_code(fault.code()), Some(fault));
+        }
+        for sizes in [[3, 0], [3, 4], [2, 2]] {
+            assert!(unit_rows(&rows, sizes, &mut out, &mut faults).is_err());
+        }
+        assert_eq!(unit_rows(&[], [3, 2], &mut [], &mut []), Ok(()));
     }
 
     #[test]

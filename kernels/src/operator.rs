@@ -15,6 +15,16 @@
 //! - `GatedLinear(x) -> [T, out]`: the activation of the layer `gate` times the layer `up`, both
 //!   names in the store; attributes `gate`, `up` and `activation`.
 //!
+//! - `UnitRows(rows) -> [n, dimensions], [n]`: `[n, width]` floats, cut to their first values and
+//!   made unit length, and an int32 for each: 0, or what is wrong with the row
+//!   ([`RowFault::code`](crate::RowFault::code)), which is then only cut. Attribute `dimensions`,
+//!   by default `0`: all.
+//! - `LexicalWeights(weights, input_ids, cu_seqlens) -> [T, 1]`: the largest weight of each token
+//!   of a sequence, at its first place ([`lexical_weights`](crate::lexical::lexical_weights));
+//!   `[T, 1]` floats, `[T]` int64, `[B + 1]` int32. Attribute `left_out`, tokens without a weight.
+//! - `MaxSim(vectors, cu_seqlens, pairs, kept?) -> [P]`: late interaction of pairs of sequences
+//!   ([`max_sim`](crate::max_sim::max_sim)); `[T, size]` floats, `[B + 1]` int32, `[P, 2]` int32,
+//!   `[T]` bool.
 //! - `CachedAttention(query, key, value, cu_seqlens, past_lens, block_tables)`: the same shape for
 //!   the new tokens of sequences whose earlier ones are in a [`KvPool`](crate::KvPool); `[B]` and
 //!   `[B, N]` int32. Attributes: `layer`, `num_heads`; `kv_num_heads`, which must be the pool's;
@@ -24,6 +34,7 @@
 
 mod cached_attention;
 mod linear;
+pub(crate) mod token_vectors;
 
 use crate::attention::attention;
 use crate::pooling::pool;
@@ -48,7 +59,10 @@ pub fn operator_domain(linears: Arc<LinearStore>) -> ort::Result<OperatorDomain>
         .add(AttentionOperator)?
         .add(PoolingOperator)?
         .add(linear::LinearOperator(linears.clone()))?
-        .add(linear::GatedLinearOperator(linears))
+        .add(linear::GatedLinearOperator(linears))?
+        .add(token_vectors::UnitRowsOperator)?
+        .add(token_vectors::LexicalOperator)?
+        .add(token_vectors::MaxSimOperator)
 }
 
 /// Adds `CachedAttention`, which keeps keys and values in `pool`. A pool belongs to one session.
@@ -288,34 +302,43 @@ impl Operator for PoolingOperator {
     }
 
     fn create_kernel<'attr>(&self, kernel: &KernelContext<'attr>) -> ort::Result<PoolingKernel> {
-        let Some(name) = kernel.get::<String>("pooling") else {
-            return Err(refuse(
-                "`PackedPooling` needs the attribute `pooling`, such as `mean`",
-            ));
-        };
-        let pooling = name.parse::<Pooling>()?;
         Ok(PoolingKernel {
-            pooling,
+            pooling: pooling(kernel)?,
             isa: Isa::detect(),
         })
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
-        let Some(ValueType::Tensor { ty, shape, .. }) = context.inputs().into_iter().next() else {
-            return Ok(());
-        };
-        let [_, size] = shape[..] else { return Ok(()) };
-        let shape = Shape::new([-1, size]);
-        let dimension_symbols = SymbolicDimensions::new(["batch".to_owned(), String::new()]);
-        context.set_output(
-            0,
-            &ValueType::Tensor {
-                ty,
-                shape,
-                dimension_symbols,
-            },
-        )
+        infer_pooled(context)
     }
+}
+
+/// The attribute `pooling`.
+pub(crate) fn pooling(kernel: &KernelContext<'_>) -> ort::Result<Pooling> {
+    let Some(name) = kernel.get::<String>("pooling") else {
+        return Err(refuse(
+            "`PackedPooling` needs the attribute `pooling`, such as `mean`",
+        ));
+    };
+    Ok(name.parse::<Pooling>()?)
+}
+
+/// Pooled vectors are as wide as hidden states, and of 32 bits whatever those are.
+pub(crate) fn infer_pooled(context: &mut ShapeInferenceContext) -> ort::Result<()> {
+    let Some(ValueType::Tensor { shape, .. }) = context.inputs().into_iter().next() else {
+        return Ok(());
+    };
+    let [_, size] = shape[..] else { return Ok(()) };
+    let shape = Shape::new([-1, size]);
+    let dimension_symbols = SymbolicDimensions::new(["batch".to_owned(), String::new()]);
+    context.set_output(
+        0,
+        &ValueType::Tensor {
+            ty: TensorElementType::Float32,
+            shape,
+            dimension_symbols,
+        },
+    )
 }
 
 impl Kernel for PoolingKernel {
@@ -364,7 +387,7 @@ impl Parallel for SessionPool<'_> {
     }
 }
 
-fn refuse(message: impl Into<String>) -> ort::Error {
+pub(crate) fn refuse(message: impl Into<String>) -> ort::Error {
     ort::Error::new_with_code(ort::ErrorCode::InvalidArgument, message)
 }
 
@@ -374,7 +397,11 @@ impl From<KernelError> for ort::Error {
     }
 }
 
-fn input<'c>(context: &'c ComputeContext, at: usize, name: &str) -> ort::Result<ValueRef<'c>> {
+pub(crate) fn input<'c>(
+    context: &'c ComputeContext,
+    at: usize,
+    name: &str,
+) -> ort::Result<ValueRef<'c>> {
     context
         .input(at)?
         .ok_or_else(|| refuse(format!("the input `{name}` is missing")))

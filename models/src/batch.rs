@@ -119,6 +119,33 @@ impl Batch {
         parts
     }
 
+    /// The same sequences in two batches of about as many tokens; one that has only one sequence
+    /// stays whole.
+    pub(crate) fn halves(&self) -> Vec<Self> {
+        let half = self.tokens().div_ceil(2);
+        let ends = &self.cu_seqlens[1..];
+        let first = 1 + ends.partition_point(|&end| (end as usize) < half);
+        // Neither may be empty.
+        let first = first.min(self.sequences().saturating_sub(1)).max(1);
+        let all: Vec<usize> = (0..self.sequences()).collect();
+        let (first, second) = all.split_at(first.min(all.len()));
+        let parts = [first, second].into_iter().filter(|part| !part.is_empty());
+        parts.map(|part| self.select(part)).collect()
+    }
+
+    /// A batch of the first token alone, the smallest that there is.
+    pub(crate) fn first_token(&self) -> Self {
+        let first = |numbers: &[i64]| numbers.iter().take(1).copied().collect();
+        Self {
+            input_ids: first(&self.input_ids),
+            token_type_ids: first(&self.token_type_ids),
+            cu_seqlens: vec![0, 1],
+            pool_cu_seqlens: vec![0, 1],
+            adapters: self.adapters.iter().take(1).copied().collect(),
+            heads: self.heads,
+        }
+    }
+
     /// Some sequences of this batch as a batch of their own, in the order given.
     pub(crate) fn select(&self, sequences: &[usize]) -> Self {
         let mut selected = Self::wanting(self.heads);
@@ -200,5 +227,28 @@ mod tests {
         assert_eq!(batch.select(&[0, 1, 2]), batch);
         assert_eq!(batch.select(&[2, 1]).pool_cu_seqlens, [0, 2, 3, 6, 8]);
         assert_eq!(batch.parts(1).len(), 3);
+    }
+
+    #[test]
+    fn halves_have_about_as_many_tokens_and_are_never_empty() {
+        for (lengths, expected) in [
+            (&[5][..], &[&[5][..]][..]),
+            (&[5, 1], &[&[5], &[1]]),
+            (&[1, 5], &[&[1], &[5]]),
+            (&[4, 4, 2, 6], &[&[4, 4], &[2, 6]]),
+            (&[1, 1, 9], &[&[1, 1], &[9]]),
+            (&[9, 1, 1], &[&[9], &[1, 1]]),
+        ] {
+            let mut batch = Batch::default();
+            for &length in lengths {
+                batch.push(&encoding(length, &[]));
+            }
+            let halves = batch.halves();
+            let found: Vec<Vec<u32>> = halves
+                .iter()
+                .map(|half| half.ranges().map(|range| range.len() as u32).collect())
+                .collect();
+            assert_eq!(found, expected);
+        }
     }
 }

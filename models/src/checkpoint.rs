@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod config;
+pub(crate) mod halves;
 pub(crate) mod json;
 pub mod modules;
 mod pickle;

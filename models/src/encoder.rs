@@ -1,15 +1,19 @@
 //! Token ids in, pooled vectors out: the seam between a service and a session.
 
-use std::sync::Arc;
+mod layout;
+pub(crate) mod on_device;
 
-use ort::value::TensorRef;
+use std::sync::Arc;
 
 use crate::architectures::{PositionIds, check_adapters};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::graph::gpu::attention::{SPAN, TOKEN_OFFSET};
 use crate::heads::outputs::PackedOutputs;
 use crate::heads::{Head, Heads, Output};
 use crate::session::LoadedSession;
+use layout::PaddedLayout;
+use on_device::Reclaim;
 
 /// Something that turns packed sequences into one `Output` each. It belongs to one thread at a
 /// time; what it needs between runs (buffers, kernel scratch) it owns.
@@ -19,7 +23,8 @@ pub trait Encode: Send {
     /// # Errors
     /// `Error::Tokenize` when the batch does not fit the model (ids outside the vocabulary, a
     /// sequence that is empty or too long), `Error::Unsupported` when it wants what the model does
-    /// not give, `Error::Runtime` when ONNX Runtime fails.
+    /// not give, `Error::Runtime` when ONNX Runtime fails; on a GPU also `Error::OutOfMemory` and
+    /// `Error::Device`.
     fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>>;
 }
 
@@ -150,6 +155,16 @@ pub(crate) struct PackedEncoder {
     position_ids: Vec<i64>,
     // `[tokens]`
     adapter_ids: Vec<i64>,
+    layout: PaddedLayout,
+}
+
+/// Whether memory is given back after a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// What was needed is kept for the next one.
+    Keep,
+    /// What the arena has to spare is given back.
+    Release,
 }
 
 impl PackedEncoder {
@@ -159,11 +174,21 @@ impl PackedEncoder {
             interface,
             position_ids: Vec::new(),
             adapter_ids: Vec::new(),
+            layout: PaddedLayout::default(),
+        }
+    }
+
+    /// Fresh memory costs a GPU far more than a processor, which is not short of it either.
+    fn afterwards(&self, batch: &Batch) -> Afterwards {
+        if batch.tokens() > RELEASED_TOKENS && !self.session.is_on_gpu() {
+            Afterwards::Release
+        } else {
+            Afterwards::Keep
         }
     }
 
     /// Runs a batch that needs no splitting.
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
+    fn run(&mut self, batch: &Batch, afterwards: Afterwards) -> Result<Vec<Output>> {
         let PackedInterface {
             bounds,
             positions,
@@ -176,19 +201,29 @@ impl PackedEncoder {
         }
         let tokens = [batch.tokens()];
         let offsets = [batch.cu_seqlens.len()];
+        let session = &self.session;
         let mut inputs = ort::inputs![
-            "input_ids" => TensorRef::from_array_view((tokens, &batch.input_ids[..]))?,
-            "position_ids" => TensorRef::from_array_view((tokens, &self.position_ids[..]))?,
-            "cu_seqlens" => TensorRef::from_array_view((offsets, &batch.cu_seqlens[..]))?,
+            "input_ids" => session.input(&tokens, &batch.input_ids)?,
+            "position_ids" => session.input(&tokens, &self.position_ids)?,
+            "cu_seqlens" => session.input(&offsets, &batch.cu_seqlens)?,
         ];
         if bounds.token_types.is_some() {
-            let types = TensorRef::from_array_view((tokens, &batch.token_type_ids[..]))?;
-            inputs.push(("token_type_ids".into(), types.into()));
+            let types = session.input(&tokens, &batch.token_type_ids)?;
+            inputs.push(("token_type_ids".into(), types));
         }
         if heads.heads.contains(Head::Dense) {
             let pieces = &batch.pool_cu_seqlens[..];
-            let pieces = TensorRef::from_array_view(([pieces.len()], pieces))?;
-            inputs.push(("pool_cu_seqlens".into(), pieces.into()));
+            let pieces = session.input(&[pieces.len()], pieces)?;
+            inputs.push(("pool_cu_seqlens".into(), pieces));
+        }
+        if session.takes(TOKEN_OFFSET) {
+            self.layout.describe(batch);
+            let (shape, places) = self.layout.token_offset();
+            inputs.push((TOKEN_OFFSET.into(), session.input(&shape, places)?));
+            if session.takes(SPAN) {
+                let (shape, span) = self.layout.span();
+                inputs.push((SPAN.into(), session.input(&shape, span)?));
+            }
         }
         if !adapters.is_empty() {
             self.adapter_ids.clear();
@@ -197,13 +232,12 @@ impl PackedEncoder {
                 let tokens = self.adapter_ids.len() + range.len();
                 self.adapter_ids.resize(tokens, id as i64);
             }
-            let ids = TensorRef::from_array_view((tokens, &self.adapter_ids[..]))?;
-            inputs.push(("adapter_ids".into(), ids.into()));
+            let ids = session.input(&tokens, &self.adapter_ids)?;
+            inputs.push(("adapter_ids".into(), ids));
         }
-        let results = if batch.tokens() > RELEASED_TOKENS {
-            self.session.run_and_release(inputs)?
-        } else {
-            self.session.run(inputs)?
+        let results = match afterwards {
+            Afterwards::Release => self.session.run_and_release(inputs)?,
+            Afterwards::Keep => self.session.run(inputs)?,
         };
         heads.read(batch, &results)
     }
@@ -219,12 +253,20 @@ impl Encode for PackedEncoder {
         check_adapters(&self.interface.adapters, &batch.adapters)?;
         let most = self.interface.outputs.tokens_per_run();
         if batch.tokens() <= most {
-            return self.run(batch);
+            return self.run(batch, self.afterwards(batch));
         }
         let mut outputs = Vec::with_capacity(batch.sequences());
         for part in batch.parts(most) {
-            outputs.extend(self.run(&part)?);
+            outputs.extend(self.run(&part, self.afterwards(&part))?);
         }
         Ok(outputs)
+    }
+}
+
+impl Reclaim for PackedEncoder {
+    fn reclaim(&mut self, batch: &Batch) {
+        // Memory is only given back after a run, so this is the smallest that there is. That it
+        // fails as well changes nothing.
+        let _ = self.run(&batch.first_token(), Afterwards::Release);
     }
 }

@@ -33,6 +33,28 @@ pub enum Error {
     /// ONNX Runtime refused a graph or failed to run it.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
+    /// The device that computes has failed. Once it is poisoned, which no error of one input does,
+    /// nothing runs on it any more until the process is started anew.
+    #[error("{message}")]
+    Device {
+        /// What the device, its driver or ONNX Runtime said, and what to do when that is known.
+        message: String,
+        /// Whether everything else on the device fails from now on, too.
+        poisoned: bool,
+    },
+    /// The device has not memory enough for a batch, not even in halves.
+    #[error(
+        "the device has not memory enough for `{tokens}` tokens in `{sequences}` sequences at \
+         once: {message}"
+    )]
+    OutOfMemory {
+        /// Sequences of the part that did not fit.
+        sequences: usize,
+        /// Their tokens.
+        tokens: usize,
+        /// What was asked for, as ONNX Runtime or the driver says it.
+        message: String,
+    },
     /// A kernel refused its input.
     #[error(transparent)]
     Kernel(#[from] retort_kernels::KernelError),

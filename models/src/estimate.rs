@@ -254,7 +254,7 @@ fn of_checkpoint(path: &Path, load: &Load, known: Option<&Entry>) -> Result<Esti
     let probing = match load.dtype.tried() {
         Dtype::Fp32 => 0,
         // The same in 32 bits comes and goes before anything is packed.
-        Dtype::Bf16 | Dtype::Int8 => {
+        Dtype::Fp16 | Dtype::Bf16 | Dtype::Int8 => {
             let wide = WeightKinds::of(&build(Arithmetic::REFERENCE)?);
             let all = wide.packed_mapped + wide.owned + wide.converted;
             all.saturating_sub(kinds.owned + kinds.packed)

@@ -20,6 +20,7 @@ use retort_kernels::Pooling;
 use crate::architectures::{Adapters, PositionIds};
 use crate::batch::Batch;
 use crate::checkpoint::weights::{Weights, git_lfs_pointer};
+use crate::encoder::on_device::{OnDevice, SharedEncoder};
 use crate::encoder::{BatchBounds, Encode};
 use crate::error::{Error, Result};
 use crate::graph::heads::{output, over_token_vectors};
@@ -27,9 +28,10 @@ use crate::heads::Heads;
 use crate::heads::late_interaction::LateInteraction;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
 use crate::heads::plan::HeadPlan;
+use crate::provider::device::Device;
 use crate::runtime::Runtime;
-use crate::session::{LoadedSession, SharedGraph, builder, with_data_folder};
-use encoder::GivenEncoder;
+use crate::session::{LoadedSession, SharedGraph, with_data_folder};
+use encoder::{GivenEncoder, Grouping};
 use interface::{Extra, Inputs};
 use outputs::{GivenOutputs, Used};
 
@@ -37,10 +39,13 @@ use outputs::{GivenOutputs, Used};
 const FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 /// Beyond about this many tokens a larger run is no faster on CPU, and only takes more memory.
 pub(crate) const TOKENS_PER_RUN: usize = 512;
+/// The same on a GPU, which wants many sequences at once and is given them padded to one length.
+const TOKENS_PER_GPU_RUN: usize = 1 << 14;
 
 /// An `.onnx` file that can be opened any number of times.
 pub(crate) struct GivenModel {
     runtime: Runtime,
+    device: Device,
     file: PathBuf,
     model: ModelBytes,
     // Where tensors outside the file are, with links resolved.
@@ -53,6 +58,8 @@ pub(crate) struct GivenModel {
     outputs: Option<Arc<Outputs>>,
     // The session that looked the graph over; the first encoder of one thread takes it.
     probe: Mutex<Option<LoadedSession>>,
+    // The one encoder of all threads on a GPU.
+    on_gpu: Mutex<Option<SharedEncoder<GivenEncoder>>>,
 }
 
 /// What config.json tells of a graph that does not tell itself.
@@ -193,6 +200,7 @@ impl GivenModel {
         };
         Ok(Self {
             runtime: runtime.clone(),
+            device: Device::Cpu,
             file: file.to_owned(),
             model,
             data_folder: survey.data_folder,
@@ -202,7 +210,13 @@ impl GivenModel {
             bounds: None,
             outputs: None,
             probe: Mutex::new(None),
+            on_gpu: Mutex::new(None),
         })
+    }
+
+    /// The same, computed on a device.
+    pub(crate) fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Size of a file and of the files it refers to, without opening a session.
@@ -236,7 +250,7 @@ impl GivenModel {
             adapters: vec![None],
             heads: Heads::NONE,
         };
-        let extra = Extra::new(&batch, self.family.positions.unwrap_or_default());
+        let extra = Extra::new(&batch, self.family.positions.unwrap_or_default(), 3);
         let run = session.run(inputs.values(&batch, &extra)?)?;
         let mut given = recognise::choose(&run, [1, 3], &mut plan, meaning.pooling)
             .map_err(|error| self.named(error))?;
@@ -294,8 +308,20 @@ impl GivenModel {
         self
     }
 
-    /// Makes an encoder. `probe` and `bounded` come first.
+    /// Makes an encoder; on a GPU it is one for all threads. `probe` and `bounded` come first.
     pub(crate) fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
+        let Some(gpu) = self.device.gpu() else {
+            return Ok(Box::new(self.own_encoder(threads)?));
+        };
+        let mut on_gpu = self.on_gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(encoder) = &*on_gpu {
+            return Ok(encoder.handle());
+        }
+        let encoder = OnDevice::new(self.own_encoder(1)?, Arc::clone(gpu) as _);
+        Ok(on_gpu.insert(SharedEncoder::new(encoder)).handle())
+    }
+
+    fn own_encoder(&self, threads: usize) -> Result<GivenEncoder> {
         let (Some(bounds), Some(outputs)) = (self.bounds, self.outputs.clone()) else {
             return Err(Error::Runtime("the graph was not looked over".to_owned()));
         };
@@ -312,19 +338,26 @@ impl GivenModel {
         let behind = behind
             .map(|behind| behind.graph.session(threads))
             .transpose()?;
-        Ok(Box::new(GivenEncoder {
-            inputs: Inputs::find(&session, self.family.positions)?,
+        let inputs = Inputs::find(&session, self.family.positions)?;
+        let grouping = match (self.one_by_one, self.device.gpu()) {
+            (true, _) => Grouping::Alone,
+            (false, Some(_)) if inputs.takes_mask() => Grouping::Padded(TOKENS_PER_GPU_RUN),
+            (false, Some(_)) => Grouping::Equal(TOKENS_PER_GPU_RUN),
+            (false, None) => Grouping::Equal(TOKENS_PER_RUN),
+        };
+        Ok(GivenEncoder {
+            inputs,
             session,
             behind,
             bounds,
             outputs,
-            one_by_one: self.one_by_one,
+            grouping,
             family: self.family.clone(),
-        }))
+        })
     }
 
     pub(crate) fn session(&self, threads: usize) -> Result<LoadedSession> {
-        let mut builder = builder(&self.runtime, threads)?;
+        let mut builder = self.device.builder(&self.runtime, threads)?;
         if let Some(folder) = &self.data_folder {
             builder = with_data_folder(builder, folder)?;
         }
@@ -332,10 +365,7 @@ impl GivenModel {
             ModelBytes::Mapped(map) => &map[..],
             ModelBytes::Rewritten(bytes) => bytes,
         };
-        let session = builder.commit_from_memory(bytes);
-        Ok(LoadedSession::owning(
-            session.map_err(|error| self.named(error.into()))?,
-        ))
+        LoadedSession::of_model(&self.device, builder, bytes).map_err(|error| self.named(error))
     }
 
     /// Puts the name of the file before a message about its contents.

@@ -11,7 +11,7 @@ use retort_kernels::{Isa, Pooling};
 
 use self::facts::{
     given_marks, given_prompts, given_tasks, known_max_tokens, label_names, matryoshka,
-    refuse_cutoff_layer, refuse_dtype,
+    refuse_cutoff_layer, refuse_dtype, refuse_gpu,
 };
 use self::fidelity::{OpenedGraph, Opening};
 use self::parts::Parts;
@@ -27,6 +27,8 @@ use crate::heads::late_interaction::LateInteraction;
 use crate::heads::plan::HeadPlan;
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
+use crate::provider::Provider;
+use crate::provider::device::Device;
 use crate::runtime::Runtime;
 use crate::session::SharedGraph;
 use crate::static_embedding::{StaticCheckpoint, StaticEncoder, StaticTable};
@@ -51,9 +53,11 @@ pub struct LoadOptions {
     pub cutoff_layer: Option<usize>,
     /// Lengths that vectors may be cut to, where config.json does not list them.
     pub matryoshka: Option<Matryoshka>,
+    /// Where it is computed.
+    pub provider: Provider,
     /// What its layers are computed in.
     pub dtype: DtypeChoice,
-    /// Whether `Bf16` and `Int8` are taken even where the outputs are far from those in 32-bit
+    /// Whether narrow types are taken even where the outputs are far from those in 32-bit
     /// floating point.
     pub force_dtype: bool,
     /// What an earlier load of the same files with the same options measured; `None` compares with
@@ -62,7 +66,7 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Everything as the checkpoint says, in 32-bit floating point.
+    /// Everything as the checkpoint says, on the processor in 32-bit floating point.
     pub fn new(runtime: Runtime) -> Self {
         Self {
             runtime,
@@ -71,6 +75,7 @@ impl LoadOptions {
             task: None,
             cutoff_layer: None,
             matryoshka: None,
+            provider: Provider::Cpu,
             dtype: DtypeChoice::Fp32,
             force_dtype: false,
             measured: None,
@@ -117,12 +122,16 @@ pub struct EncoderInfo {
     pub weights_bytes: u64,
     /// Type of the weights in their files, such as `float32`.
     pub checkpoint_dtype: String,
-    /// Type that its layers are computed in: `float32`, `bfloat16` or `int8`.
+    /// Type that its layers are computed in: `float32`, `float16`, `bfloat16` or `int8`.
     pub dtype: String,
     /// How near that is to 32-bit floating point, where it is another.
     pub fidelity: Fidelity,
     /// Where it is computed.
+    pub provider: Provider,
+    /// The same for people and labels: `cpu`, or `cuda:0`.
     pub device: String,
+    /// What the maker of the GPU calls it; `None` on a processor.
+    pub device_name: Option<String>,
     /// Where the graph comes from.
     pub source: GraphSource,
     /// Lengths that the vectors may be cut to.
@@ -171,11 +180,13 @@ impl EncoderModel {
         if let Some((file, dir)) = crate::given::find(path)? {
             return Self::load_given(&file, &dir, options);
         }
+        let device = Device::open(&options.runtime, &options.provider)?;
         let parts = Parts::read(path, options)?;
         let reference = parts.graph(Arithmetic::REFERENCE)?;
         let interface = Arc::new(parts.interface(&reference)?);
         let info = parts.info(&reference, options)?;
         let opening = Opening {
+            device: &device,
             options,
             parts: &parts,
             info: &info,
@@ -183,7 +194,7 @@ impl EncoderModel {
         };
         let opened = opening.open(reference)?;
         Ok(Self {
-            info: opened.described(info),
+            info: device.described(opened.described(info)),
             tokenizer: Arc::new(parts.tokenizer),
             late_interaction: interface.outputs.late_interaction.clone(),
             graph: ModelGraph::Built(opened, interface),
@@ -203,7 +214,8 @@ impl EncoderModel {
         let family = Family::new(positions, adapters.as_ref());
         let mut weights = Weights::none(dir);
         let plan = HeadPlan::read_given(&checkpoint, options.pooling, &mut weights)?;
-        let mut given = GivenModel::open(file, &options.runtime, family)?;
+        let device = Device::open(&options.runtime, &options.provider)?;
+        let mut given = GivenModel::open(file, &options.runtime, family)?.on(device.clone());
         let marks = LateInteraction::read(dir, &tokenizer)?;
         let probed = given.probe(Meaning {
             plan,
@@ -235,7 +247,9 @@ impl EncoderModel {
             checkpoint_dtype: probed.dtype.clone(),
             dtype: probed.dtype,
             fidelity: Fidelity::default(),
-            device: "cpu".to_owned(),
+            provider: Provider::Cpu,
+            device: Provider::Cpu.to_string(),
+            device_name: None,
             source: GraphSource::Given(file.to_owned()),
             matryoshka: matryoshka(&checkpoint, probed.dimensions, options),
             prompts: given_prompts(&checkpoint, adapters.as_ref()),
@@ -251,7 +265,7 @@ impl EncoderModel {
             max_positions: limit,
         };
         Ok(Self {
-            info,
+            info: device.described(info),
             tokenizer: Arc::new(tokenizer),
             late_interaction,
             graph: ModelGraph::Given(given.bounded(bounds)),
@@ -261,6 +275,7 @@ impl EncoderModel {
 
     fn load_static(found: &StaticCheckpoint, options: &LoadOptions) -> Result<Self> {
         refuse_cutoff_layer(options)?;
+        refuse_gpu(options)?;
         refuse_dtype(options, "static embeddings have no layers to compute")?;
         let pooling = options.pooling.unwrap_or(Pooling::Mean);
         if pooling != Pooling::Mean {
@@ -285,7 +300,9 @@ impl EncoderModel {
             checkpoint_dtype: size.dtype,
             dtype: Dtype::Fp32.name().to_owned(),
             fidelity: Fidelity::default(),
-            device: "cpu".to_owned(),
+            provider: Provider::Cpu,
+            device: Provider::Cpu.to_string(),
+            device_name: None,
             source: GraphSource::Absent,
             matryoshka: matryoshka(&found.checkpoint, size.dimensions, options),
             prompts: found.checkpoint.prompts.clone(),
@@ -329,10 +346,13 @@ impl EncoderModel {
 
     /// Makes an encoder that computes on `threads` threads, its caller's included; averaging rows
     /// of a table takes only the caller's. The encoders of a built graph or a table share its
-    /// weights.
+    /// weights; on a GPU they are one, which runs for one thread at a time.
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
             ModelGraph::Built(opened, interface) => {
+                if let Some(shared) = &opened.on_gpu {
+                    return Ok(shared.handle());
+                }
                 let session = opened.graph.session(threads)?;
                 Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
             }
@@ -360,3 +380,6 @@ impl EncoderModel {
         Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
     }
 }
+
+#[cfg(test)]
+mod gpu_graph_tests;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ort::ep::{self, ExecutionProvider};
 
 use crate::error::{Error, Result};
+use crate::provider::CudaOptions;
+use crate::provider::device::Gpu;
 
 /// ONNX Runtime allows one environment per process, ever, and refuses a second one even after the
 /// first was dropped; so this crate has to remember the one it made.
@@ -19,6 +21,9 @@ pub struct Runtime(Arc<Inner>);
 struct Inner {
     environment: ort::environment::Environment,
     library: PathBuf,
+    // The GPUs in use. They stay open: their streams must outlive all sessions, and an arena cannot
+    // change its limit.
+    gpus: Mutex<Vec<Arc<Gpu>>>,
 }
 
 impl Runtime {
@@ -50,9 +55,42 @@ impl Runtime {
         let runtime = Self(Arc::new(Inner {
             environment,
             library,
+            gpus: Mutex::default(),
         }));
         *loaded = Some(runtime.clone());
         Ok(runtime)
+    }
+
+    /// A GPU that is in use, or one that `open` opens.
+    ///
+    /// # Errors
+    /// Those of `open`; `Error::Unsupported` when it is in use with other options.
+    pub(crate) fn gpu(
+        &self,
+        options: &CudaOptions,
+        open: impl FnOnce() -> Result<Gpu>,
+    ) -> Result<Arc<Gpu>> {
+        let mut gpus = self.0.gpus.lock().unwrap_or_else(PoisonError::into_inner);
+        for gpu in &*gpus {
+            if gpu.is(options)? {
+                return Ok(Arc::clone(gpu));
+            }
+        }
+        let gpu = Arc::new(open()?);
+        gpus.push(Arc::clone(&gpu));
+        Ok(gpu)
+    }
+
+    /// Loads libraries that execution providers will look for by name, and keeps them: with that
+    /// they are found wherever they lie. An earlier one may be what a later one needs.
+    ///
+    /// # Errors
+    /// When one is missing, or was built for another system; the message names it.
+    pub fn preload(libraries: &[PathBuf]) -> Result<()> {
+        libraries.iter().try_for_each(|library| {
+            ort::util::preload_dylib(library)
+                .map_err(|error| Error::Runtime(format!("`{}`: {error}", library.display())))
+        })
     }
 
     /// The version of the library, such as `1.31.1`, or the commit it was built from where neither
@@ -121,6 +159,16 @@ mod tests {
         assert_eq!(version_of("libonnxruntime.so", info), "commit 6af1a93");
         let info = "ORT Build Info: git-branch=rel-1.31.2, git-commit-id=0, build type=Release";
         assert_eq!(version_of("onnxruntime.dll", info), "1.31.2");
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_loaded_beforehand_is_named() {
+        assert!(Runtime::preload(&[]).is_ok());
+        let error = Runtime::preload(&["/nowhere/libcublas.so.13".into()]).unwrap_err();
+        assert!(
+            error.to_string().contains("/nowhere/libcublas.so.13"),
+            "{error}"
+        );
     }
 
     #[test]

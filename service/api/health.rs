@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use crate::{
     engine::{
-        Probe,
+        Faults, Probe,
         request::{ModelInfo, ModelState},
     },
     error::{Error, Result},
@@ -79,6 +79,9 @@ pub struct Version {
 
 /// `GET /health`: 200 as soon as any model is ready.
 pub async fn health(State(state): State<AppState>) -> Result<Json<Health>> {
+    if let Some(reason) = state.engine.faults().current() {
+        return Err(Faults::error(&reason));
+    }
     let models = state.engine.models();
     if models.iter().any(|model| model.state == ModelState::Ready) {
         return Ok(Json(Health {
@@ -111,8 +114,11 @@ pub async fn livez() -> Json<Alive> {
 /// those that are required are loaded. A model that sleeps counts as ready.
 pub async fn readyz(State(state): State<AppState>) -> Response {
     let leaves = state.lifetime.is_leaving() || state.engine.is_draining();
-    let (status, readiness) = if leaves {
-        let detail = Some("the server is shutting down".to_owned());
+    let lost = state.engine.faults().current();
+    let lost = lost.map(|reason| Faults::error(&reason).public_message());
+    let leaves = leaves.then(|| "the server is shutting down".to_owned());
+    let detail = lost.or(leaves);
+    let (status, readiness) = if detail.is_some() {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             Readiness {

@@ -14,6 +14,7 @@ use super::{
     xinference::{ModelType, records},
 };
 use crate::{
+    devices::numbers_of,
     engine::request::{ModelInfo, ModelState, Task, score_meaning},
     error::{Error, Result},
     fleet::FleetModel,
@@ -69,6 +70,7 @@ pub struct ModelRecord {
     replica: usize,
     /// `host:port` of this server.
     address: String,
+    /// The numbers of the GPUs that it runs on; null on a CPU.
     accelerators: Option<Vec<String>>,
     /// `loading`, `ready` or `failed`; `upstream` for one whose chats are passed on to a server
     /// elsewhere.
@@ -154,8 +156,11 @@ struct EncoderRecord {
     dtype_logit_difference: Option<f32>,
     /// Why it computes in 32-bit floating point, where it was to choose for itself.
     dtype_fallback: Option<String>,
-    /// Where it runs.
+    /// Where it runs: `cpu`, or `cuda:` and the numbers of GPUs.
     device: String,
+    /// What that GPU is called; absent on a CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_name: Option<String>,
     /// The instructions that its kernels use.
     isa: &'static str,
 }
@@ -262,7 +267,7 @@ impl ModelRecord {
             quantization,
             replica: spec.replicas,
             address: address.to_owned(),
-            accelerators: None,
+            accelerators: encoder.as_ref().and_then(accelerators),
             state,
             state_reason,
             aliases: info.aliases,
@@ -340,6 +345,13 @@ impl From<DecoderInfo> for GeneratorRecord {
     }
 }
 
+/// The numbers of GPUs, as texts.
+fn accelerators(info: &retort_models::EncoderInfo) -> Option<Vec<String>> {
+    let numbers = numbers_of(&info.device);
+    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    Some(texts).filter(|texts| !texts.is_empty())
+}
+
 impl From<retort_models::EncoderInfo> for EncoderRecord {
     fn from(info: retort_models::EncoderInfo) -> Self {
         Self {
@@ -363,6 +375,7 @@ impl From<retort_models::EncoderInfo> for EncoderRecord {
             dtype_logit_difference: info.fidelity.logit_difference,
             dtype_fallback: info.fidelity.fallback,
             device: info.device,
+            device_name: info.device_name,
             isa: info.isa,
         }
     }

@@ -1,10 +1,11 @@
 //! What the HTTP edge needs to know of the configuration, already validated.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use super::rate::RateSettings;
 use super::{access::ApiKeys, upstream::Upstreams};
 pub use crate::config::TokenIds;
+use crate::devices::Devices;
 
 /// What pages of the allowed origins may call from a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct ApiSettings {
     pub upstreams: Upstreams,
     /// `host:port` as the model records tell it.
     pub address: String,
+    /// What models can run on.
+    pub devices: Arc<Devices>,
     /// The version of the ONNX Runtime that was loaded.
     pub onnxruntime_version: String,
 }
@@ -64,6 +67,7 @@ impl Default for ApiSettings {
             metrics_open: true,
             upstreams: Upstreams::default(),
             address: "127.0.0.1:9997".into(),
+            devices: Arc::default(),
             onnxruntime_version: String::new(),
         }
     }

@@ -9,6 +9,7 @@ mod cohere;
 mod completions;
 mod dify;
 mod embeddings;
+mod faults;
 mod golden;
 mod infinity;
 mod jina;
@@ -401,7 +402,9 @@ fn info(vocab_size: usize) -> EncoderInfo {
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
         fidelity: retort_models::Fidelity::default(),
+        provider: retort_models::Provider::Cpu,
         device: "cpu".into(),
+        device_name: None,
         source: GraphSource::Built,
         matryoshka: retort_models::Matryoshka::Listed(vec![4, 3, 2]),
         prompts: prompts(),
@@ -427,6 +430,7 @@ fn limits() -> EngineLimits {
     EngineLimits {
         max_inputs_per_request: 2048,
         max_batch_tokens: 1024,
+        max_gpu_batch_tokens: 1024,
         max_queue_tokens: 1 << 20,
         request_timeout: Duration::from_secs(60),
         untrained_dimensions: UntrainedDimensions::Refused,

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cluster;
 pub mod docs;
 pub mod engines;
+pub mod gpus;
 pub mod instances;
 pub mod launch;
 pub mod pieces;
@@ -22,10 +23,6 @@ use crate::{
     engine::request::Task,
     error::{Error, Result},
 };
-
-/// GPUs that models can run on. In this version every model runs on the CPU, whatever the machine
-/// has besides.
-const GPUS: u32 = 0;
 
 /// What a model is launched as and registered under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

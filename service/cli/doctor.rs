@@ -1,6 +1,7 @@
 //! `retort doctor`: examines the machine and says, for whatever is wrong, why and what to do.
 //! It fetches nothing; with `--offline` it also asks nobody.
 
+mod gpu;
 mod machine;
 mod network;
 mod runtime;
@@ -38,7 +39,8 @@ pub fn run(args: DoctorArgs, context: &Context) -> Result<ExitCode, Failure> {
         None => Finding::good("configuration", "no file; defaults, environment and flags"),
     }];
     findings.extend(runtime::examine(config));
-    findings.extend(machine::examine(config, &context.environment));
+    findings.extend(machine::examine(config));
+    findings.extend(gpu::examine(config, &context.environment));
     findings.extend(network::examine(config, &context.environment));
     findings.extend(storage::examine(config));
     if args.json {

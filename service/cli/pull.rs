@@ -1,6 +1,6 @@
 //! `retort pull`: fetches ONNX Runtime and models and loads neither.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,7 +9,9 @@ use super::flags::{Files, Flags};
 use super::table::{bytes, bytes_under, render, table};
 use super::{Context, Failure, print};
 use crate::config::{Purpose, Typed, setting};
-use crate::provision::{self, ModelRequest, Progress, Weights};
+use crate::provision::{
+    self, CUDA_VERSION, Fetch, ModelRequest, Progress, ProvisionConfig, Weights,
+};
 
 /// Flags of `retort pull`.
 #[derive(Args)]
@@ -20,6 +22,10 @@ pub struct PullArgs {
     /// Fetch only models, not ONNX Runtime
     #[arg(long)]
     no_runtime: bool,
+    /// Fetch ONNX Runtime for NVIDIA GPUs and the libraries of CUDA that it loads, whether there is
+    /// a GPU here or not; implied where the configuration says `device = "cuda"`
+    #[arg(long, conflicts_with = "no_runtime")]
+    cuda: bool,
     #[command(flatten)]
     flags: Flags<Files>,
 }
@@ -37,16 +43,8 @@ pub fn run(mut args: PullArgs, context: &Context) -> Result<ExitCode, Failure> {
     let progress = Progress::stderr();
     let mut pulled = Vec::new();
     if !args.no_runtime {
-        let library = provision::runtime(&config.provision, &progress)?;
-        let version = library
-            .version
-            .unwrap_or_else(|| provision::RUNTIME_VERSION.into());
-        pulled.push(Pulled {
-            what: format!("ONNX Runtime {version}"),
-            origin: library.origin.to_string(),
-            bytes: std::fs::metadata(&library.path).map_or(0, |file| file.len()),
-            path: library.path,
-        });
+        let wants_gpu = args.cuda || config.device.wants_gpu();
+        pulled.extend(runtimes(&config.provision, wants_gpu, &progress)?);
     }
     for model in &config.models {
         let id = model.location.id();
@@ -67,6 +65,42 @@ pub fn run(mut args: PullArgs, context: &Context) -> Result<ExitCode, Failure> {
     }
     print(&draw(&pulled))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// ONNX Runtime, for GPUs together with what it loads.
+fn runtimes(
+    config: &ProvisionConfig,
+    wants_gpu: bool,
+    progress: &Progress,
+) -> Result<Vec<Pulled>, Failure> {
+    let library = match wants_gpu {
+        true => provision::cuda_runtime(config, Fetch::Missing, progress)?,
+        false => None,
+    };
+    let library = match library {
+        Some(library) => library,
+        None => provision::runtime(config, progress)?,
+    };
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let version = library
+        .version
+        .unwrap_or_else(|| provision::RUNTIME_VERSION.into());
+    let mut pulled = vec![Pulled {
+        what: format!("ONNX Runtime {version}"),
+        origin: library.origin.to_string(),
+        bytes: size(&library.path),
+        path: library.path,
+    }];
+    if let Some(cuda) = library.cuda {
+        let folder = cuda.files.first().and_then(|file| file.parent());
+        pulled.push(Pulled {
+            what: format!("CUDA {CUDA_VERSION} libraries"),
+            origin: cuda.origin.to_string(),
+            bytes: cuda.files.iter().map(|file| size(file)).sum(),
+            path: folder.map(Path::to_path_buf).unwrap_or_default(),
+        });
+    }
+    Ok(pulled)
 }
 
 /// Something that is on this machine now.

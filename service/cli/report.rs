@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use retort_models::{EncoderInfo, Head};
 
+use crate::devices::numbers_of;
 use crate::engine::request::{ModelInfo, ModelKind, ModelState};
 use crate::serve::Core;
 
@@ -20,6 +21,8 @@ pub struct Report {
     pub processor: String,
     /// Threads for inference.
     pub threads: usize,
+    /// Why no GPU is used, where the choice was left to the program.
+    pub why_cpu: Option<String>,
     /// The configuration file, if one was read.
     pub config: Option<PathBuf>,
     /// How many keys are accepted.
@@ -36,6 +39,8 @@ pub struct RuntimeFacts {
     pub origin: String,
     /// The library.
     pub path: PathBuf,
+    /// How the libraries of CUDA were found, where they were loaded.
+    pub cuda: Option<String>,
 }
 
 impl RuntimeFacts {
@@ -45,6 +50,11 @@ impl RuntimeFacts {
             version: core.runtime.version(),
             origin: core.library.origin.to_string(),
             path: core.library.path.clone(),
+            cuda: core
+                .library
+                .cuda
+                .as_ref()
+                .map(|cuda| cuda.origin.to_string()),
         }
     }
 }
@@ -57,18 +67,21 @@ pub fn report(facts: &Report) -> String {
         version,
         origin,
         path,
+        cuda,
     } = &facts.runtime;
-    block.rows(
-        "runtime",
-        &[
-            format!("ONNX Runtime {version} ({origin})"),
-            path.display().to_string(),
-        ],
-    );
+    let cuda = cuda
+        .as_ref()
+        .map(|origin| format!("libraries of CUDA 13 ({origin})"));
+    let mut runtime = vec![
+        format!("ONNX Runtime {version} ({origin})"),
+        path.display().to_string(),
+    ];
+    runtime.extend(cuda);
+    block.rows("runtime", &runtime);
     for model in &facts.models {
         block.rows("model", &model_lines(model));
     }
-    block.rows("device", &[device(facts)]);
+    block.rows("device", &devices(facts));
     if let Some(config) = &facts.config {
         block.rows("config", &[config.display().to_string()]);
     }
@@ -149,14 +162,27 @@ fn model_lines(model: &ModelInfo) -> Vec<String> {
         pooling.unwrap_or_default(),
     );
     let types = format!(
-        "{} weights, computed in {}{}",
+        "{} weights, computed in {}{}{}",
         info.checkpoint_dtype,
         info.dtype,
+        on_gpu(info),
         fidelity(info)
     );
     let mut lines = vec![model.name.clone(), source, shape, types];
     lines.extend(reading(info));
     lines
+}
+
+/// Where a model runs that is not on the processor.
+fn on_gpu(info: &EncoderInfo) -> String {
+    match is_on_gpu(info) {
+        true => format!(" on {}", info.device),
+        false => String::new(),
+    }
+}
+
+fn is_on_gpu(info: &EncoderInfo) -> bool {
+    !numbers_of(&info.device).is_empty()
 }
 
 /// How near the outputs are to those in 32-bit floating point, where it was measured.
@@ -200,17 +226,31 @@ fn gives(info: &EncoderInfo) -> String {
     all.join(", ")
 }
 
-fn device(facts: &Report) -> String {
-    let running = facts.models.iter().find_map(|model| model.encoder.as_ref());
-    let device = running.map_or("none, as no model is loaded".into(), |info| {
-        info.device.clone()
+/// Every device that a model runs on, and why that is no GPU.
+fn devices(facts: &Report) -> Vec<String> {
+    let running = facts.models.iter().filter_map(|m| m.encoder.as_ref());
+    let (on_gpus, on_cpu): (Vec<&EncoderInfo>, Vec<_>) = running.partition(|info| is_on_gpu(info));
+    let named = on_gpus.iter().map(|info| match &info.device_name {
+        Some(name) => format!("{} ({name})", info.device),
+        None => info.device.clone(),
     });
+    let mut lines: Vec<String> = named.collect();
+    lines.sort_unstable();
+    lines.dedup();
+    if !on_cpu.is_empty() {
+        lines.push(processor(facts, &on_cpu));
+    }
+    if lines.is_empty() {
+        lines.push("none, as no model is loaded".into());
+    }
+    lines.extend(facts.why_cpu.as_ref().map(|why| format!("no GPU: {why}")));
+    lines
+}
+
+fn processor(facts: &Report, models: &[&EncoderInfo]) -> String {
+    let device = models.first().map_or("cpu", |info| &info.device);
     // A model without matrix products needs none of the fast kernels, so models may differ.
-    let mut sets: Vec<&str> = facts
-        .models
-        .iter()
-        .filter_map(|model| Some(model.encoder.as_ref()?.isa))
-        .collect();
+    let mut sets: Vec<&str> = models.iter().map(|info| info.isa).collect();
     sets.sort_unstable();
     sets.dedup();
     let isa = match sets[..] {

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -11,6 +12,7 @@ use super::notify::Notify;
 use super::report::{Report, RuntimeFacts, report};
 use super::{Context, Failure, logging, print};
 use crate::config::{Loaded, Purpose};
+use crate::engine::Faults;
 use crate::provision::Progress;
 use crate::serve::{Core, Door, shutdown_signal};
 
@@ -29,6 +31,13 @@ impl ServeArgs {
     }
 }
 
+/// What the process exits with when a device is lost: a temporary failure, in the words of
+/// sysexits.h. A new process gets the device back.
+const DEVICE_LOST: i32 = 75;
+
+/// So long the end may take once a device is lost; then it is made short.
+const END_PATIENCE: Duration = Duration::from_secs(8);
+
 /// Serves until it is told to stop.
 pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
     let loaded = context.load(Purpose::Serve, args.flags)?;
@@ -46,6 +55,7 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let served = runtime.block_on(async {
+        tokio::spawn(cut_short(core.engine.faults().clone()));
         let loading = {
             let core = core.clone();
             tokio::task::spawn_blocking(move || core.load())
@@ -63,7 +73,32 @@ pub fn run(args: ServeArgs, context: &Context) -> Result<ExitCode, Failure> {
     });
     // A model that is still being fetched must not hold up the end.
     runtime.shutdown_background();
+    if let Some(reason) = core.engine.faults().current() {
+        let failure = Failure::new(format!("a device is lost: {reason}"));
+        let hint = "the process has to be started again, which a supervisor does by itself";
+        failure.with_hint(hint).print();
+        // Models are not taken down: their sessions might wait for the device for ever.
+        std::process::exit(DEVICE_LOST);
+    }
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Sees to it that the process ends within seconds once a device is lost, whatever its libraries
+/// wait for.
+async fn cut_short(faults: Faults) {
+    faults.happened().await;
+    let watch = || {
+        let end = Instant::now() + END_PATIENCE;
+        // Parking may end early, for no reason at all.
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(left);
+        }
+        std::process::abort();
+    };
+    let spawned = std::thread::Builder::new().name("end".into()).spawn(watch);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "the system refuses a thread");
+    }
 }
 
 /// Resolves when the service is to end, which whoever started it is told.
@@ -85,6 +120,7 @@ impl Report {
             models: core.engine.models(),
             processor: super::doctor::processor(),
             threads: loaded.config.cpu.threads,
+            why_cpu: core.devices.why_cpu().map(String::from),
             config: loaded.file.clone(),
             keys: server.api_keys.len() + server.admin_api_keys.len(),
             address,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use retort_models::catalog::{Catalog, Entry};
 use retort_models::{DecoderModel, DtypeChoice, LoadOptions, Pooling, Runtime, Task};
 
-use super::{Error, Generation};
+use super::{DeviceChoice, Error, Generation};
 use crate::keep_alive::KeepAlive;
 
 const NAME_CHARS_MAX: usize = 100;
@@ -38,6 +38,8 @@ pub struct ModelEntry {
     pub generation: Generation,
     /// The layer whose scores are taken; `None` means what the catalogue states, else the last.
     pub cutoff_layer: Option<usize>,
+    /// Where it runs; `None` means where all models do.
+    pub device: Option<DeviceChoice>,
     /// What it is computed in.
     pub dtype: DtypeChoice,
     /// Whether that is taken however far its outputs are from the right ones.
@@ -263,6 +265,7 @@ mod tests {
             generates: false,
             generation: Generation::default(),
             cutoff_layer: None,
+            device: None,
             dtype: DtypeChoice::Auto,
             force_dtype: false,
             required: true,

@@ -13,6 +13,7 @@ pub(super) struct Raw {
     pub(super) server: RawServer,
     pub(super) limits: RawLimits,
     pub(super) cpu: RawCpu,
+    pub(super) gpu: RawGpu,
     pub(super) scheduling: RawScheduling,
     pub(super) runtime: RawRuntime,
     pub(super) models: RawModels,
@@ -65,6 +66,12 @@ pub(super) struct RawCpu {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawGpu {
+    pub(super) memory_limit_mib: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawScheduling {
     pub(super) interactive_max_inputs: i64,
     pub(super) interactive_max_tokens: i64,
@@ -78,6 +85,7 @@ pub(super) struct RawScheduling {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRuntime {
+    pub(super) device: String,
     pub(super) library: String,
 }
 
@@ -131,6 +139,7 @@ pub(super) struct RawModel {
     pub(super) pooling: String,
     pub(super) task: String,
     pub(super) cutoff_layer: i64,
+    pub(super) device: String,
     pub(super) dtype: String,
     pub(super) force_dtype: bool,
     pub(super) weights: String,

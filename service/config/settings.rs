@@ -91,7 +91,7 @@ pub const OTHER_VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "CUDA_VISIBLE_DEVICES",
-        "GPUs; none is used in this version, and naming one is warned about",
+        "GPUs that may be used; numbers as in `cuda:0` count among them",
     ),
     (
         "NOTIFY_SOCKET",

@@ -10,14 +10,15 @@ use std::time::Duration;
 use super::layers::{Layers, Origin};
 use retort_models::{Catalog, DtypeChoice, Pooling};
 
+use super::device::NoDevice;
 use super::generation::Generation;
 use super::model::{self, ModelEntry, REPLICAS_MAX};
 use super::raw::{Raw, RawCpu, RawLimits, RawScheduling, RawServer};
 use super::settings::{MODEL, setting};
 use super::upstream::upstreams;
 use super::{
-    Config, CpuConfig, Environment, Error, FleetConfig, LimitsConfig, LogFormat, Purpose,
-    SchedulingConfig, Secret, ServerConfig, TokenIds, Verify,
+    Config, CpuConfig, Environment, Error, FleetConfig, GpuConfig, LimitsConfig, LogFormat,
+    Purpose, SchedulingConfig, Secret, ServerConfig, TokenIds, Verify,
 };
 use crate::keep_alive::KeepAlive;
 use crate::provision::{ModelSource, Network, ProvisionConfig};
@@ -45,7 +46,12 @@ pub fn validate(
         upstreams: upstreams(&raw.upstream, &models)?,
         server: rules.server(&raw.server)?,
         limits: rules.limits(&raw.limits)?,
+        device: (raw.runtime.device.parse())
+            .map_err(|rule: NoDevice| rules.wrong("runtime.device", &rule.to_string()))?,
         cpu: rules.cpu(&raw.cpu)?,
+        gpu: GpuConfig {
+            memory_limit_bytes: rules.mib("gpu.memory_limit_mib", raw.gpu.memory_limit_mib)?,
+        },
         scheduling: rules.scheduling(&raw.scheduling)?,
         token_ids: match raw.embeddings.token_ids.as_str() {
             "cl100k" => TokenIds::Cl100k,
@@ -62,7 +68,7 @@ pub fn validate(
         },
         return_documents: raw.rerank.return_documents_default,
         allow_untrained_dimensions: raw.embeddings.allow_untrained_dimensions,
-        memory_budget_bytes: rules.memory_budget(raw.models.memory_budget_mib)?,
+        memory_budget_bytes: rules.mib("models.memory_budget_mib", raw.models.memory_budget_mib)?,
         provision: rules.provision(&raw, environment)?,
         models,
         catalog: Arc::new(catalog),
@@ -232,8 +238,9 @@ impl Rules<'_> {
         })
     }
 
-    fn memory_budget(&self, mib: i64) -> Result<Option<u64>, Error> {
-        let mib = self.number("models.memory_budget_mib", mib, 0..=1 << 30)?;
+    /// MiB in bytes; `None` for 0, which leaves it open.
+    fn mib(&self, key: &str, mib: i64) -> Result<Option<u64>, Error> {
+        let mib = self.number(key, mib, 0..=1 << 30)?;
         Ok(or_none(mib).map(|mib| (mib as u64) << 20))
     }
 
@@ -244,7 +251,7 @@ impl Rules<'_> {
     }
 
     fn dtype(&self, name: &str) -> Result<DtypeChoice, Error> {
-        let wanted = "must be `auto`, `fp32`, `bf16` or `int8`";
+        let wanted = "must be `auto`, `fp32`, `fp16`, `bf16` or `int8`";
         name.parse().map_err(|_| self.wrong("models.dtype", wanted))
     }
 
@@ -345,6 +352,7 @@ impl Rules<'_> {
                 generates: raw.generates(),
                 generation: raw.generation(generation)?,
                 cutoff_layer: raw.count("cutoff_layer", raw.cutoff_layer, 1_024)?,
+                device: raw.device()?,
                 dtype: raw.dtype()?.unwrap_or(dtype),
                 force_dtype: raw.force_dtype,
                 required: raw.required,

@@ -12,8 +12,10 @@ use super::{
 pub struct EngineLimits {
     /// The most inputs in one request.
     pub max_inputs_per_request: usize,
-    /// The most tokens in one forward pass.
+    /// The most tokens in one forward pass on the processor.
     pub max_batch_tokens: usize,
+    /// The most tokens in one forward pass on a GPU.
+    pub max_gpu_batch_tokens: usize,
     /// The most tokens that may wait for one model.
     pub max_queue_tokens: usize,
     /// When a request is given up.
@@ -55,6 +57,7 @@ mod tests {
         EngineLimits {
             max_inputs_per_request: 1,
             max_batch_tokens: 1,
+            max_gpu_batch_tokens: 1,
             max_queue_tokens: 1,
             request_timeout: Duration::ZERO,
             untrained_dimensions: UntrainedDimensions::Refused,

@@ -1,6 +1,7 @@
 //! The one core under all dialects. It knows requests and models, no wire format.
 
 pub mod encode;
+mod fault;
 pub mod generate;
 mod generating;
 mod in_flight;
@@ -10,6 +11,7 @@ mod probe;
 mod registry;
 pub mod request;
 mod served;
+mod sessions;
 mod usage;
 
 use std::{
@@ -20,13 +22,11 @@ use std::{
     time::Instant,
 };
 
-use retort_models::{Encode, EncoderModel};
-
 pub(crate) use self::limits::worker_threads;
 use self::{
     encode::{
-        Cache, Device, DeviceLimits, Host, Parts, Pipeline, PipelineLimits, TokenizerPool,
-        WorkerKind, priority,
+        Cache, Device, DeviceLimits, GpuSchedules, Host, Parts, Pipeline, PipelineLimits,
+        TokenizerPool,
     },
     in_flight::InFlight,
     lane::Caller,
@@ -41,6 +41,7 @@ use self::{
     usage::Lease,
 };
 pub use self::{
+    fault::Faults,
     generating::{Generator, polite},
     limits::EngineLimits,
     probe::Probe,
@@ -89,10 +90,14 @@ impl Engine {
     /// # Errors
     /// As [`Engine::new`].
     pub fn with_clock(limits: EngineLimits, telemetry: Telemetry, clock: Clock) -> Result<Self> {
+        let shares = limits.scheduling.shares();
         let device = DeviceLimits::of_processor(limits.max_batch_tokens, limits.slots());
+        let device = Device::new(device, shares);
         let host = Host {
             pool: TokenizerPool::new(limits.threads)?,
-            device: Device::new(device, limits.scheduling.shares()),
+            gpus: GpuSchedules::new(limits.max_gpu_batch_tokens, shares),
+            device,
+            faults: Faults::default(),
             cache: Cache::new(limits.scheduling.cache_bytes),
         };
         let shared = Shared {
@@ -144,37 +149,6 @@ impl Engine {
     /// waits for it gets the reason.
     pub fn failed(&self, name: &str, reason: String) {
         self.shared.registry.failed(name, reason);
-    }
-
-    /// The sessions of a model, `replicas` times the usual number.
-    ///
-    /// # Errors
-    /// When ONNX Runtime refuses the graph.
-    pub fn encoders(
-        limits: &EngineLimits,
-        model: &EncoderModel,
-        replicas: usize,
-    ) -> Result<Vec<(WorkerKind, Box<dyn Encode>)>> {
-        let encoder = |(kind, threads)| {
-            let encoder = model
-                .encoder(threads)
-                .map_err(|error| Error::Internal(error.to_string()))?;
-            Ok((kind, encoder))
-        };
-        let (shares, all_cores): (Vec<_>, Vec<_>) = worker_threads(limits, replicas)
-            .into_iter()
-            .partition(|(kind, _)| *kind == WorkerKind::Share);
-        let quick: Result<Vec<_>> = all_cores.into_iter().map(encoder).collect();
-        // Threads that a session starts have the priority of the one that makes it.
-        let polite = move || {
-            priority::lower();
-            shares.into_iter().map(encoder).collect::<Result<Vec<_>>>()
-        };
-        let made = std::thread::scope(|scope| scope.spawn(polite).join());
-        let mut encoders =
-            made.map_err(|_| Error::Internal("making a session panicked".into()))??;
-        encoders.extend(quick?);
-        Ok(encoders)
     }
 
     /// Opens a registered model on encoders that exist already: the seam where tests put a fake.
@@ -313,6 +287,9 @@ impl Engine {
 
     /// Refuses what is too much, or comes too late, before anything is done for it.
     fn admit(&self, field: &'static str, inputs: usize) -> Result<()> {
+        if let Some(reason) = self.faults().current() {
+            return Err(Faults::error(&reason));
+        }
         if self.is_draining() {
             return Err(Error::NotReady("the server is shutting down".into()));
         }
@@ -373,9 +350,16 @@ impl Engine {
         if let Some(deadline) = self.caller.deadline {
             after = after.min(deadline.saturating_duration_since(Instant::now()));
         }
-        tokio::time::timeout(after, work)
-            .await
-            .map_err(|_| Error::Timeout { after })?
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout(after, work) => done.map_err(|_| Error::Timeout { after })?,
+            reason = self.faults().happened() => Err(Faults::error(&reason)),
+        }
+    }
+
+    /// Where faults are told that no model survives.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.host.faults
     }
 
     /// Every model, in order of registration.

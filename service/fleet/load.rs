@@ -4,8 +4,8 @@
 use std::{path::Path, sync::Arc};
 
 use retort_models::{
-    Batch, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, LoadOptions, Measured,
-    Runtime, Tokenizer, Truncation, TruncationSide,
+    Batch, CudaOptions, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, LoadOptions,
+    Measured, Provider, Runtime, Tokenizer, Truncation, TruncationSide,
 };
 
 use super::{
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     config::{Config, ModelEntry, Verify},
-    engine::{Engine, EngineLimits, encode::WorkerKind},
+    devices::{Devices, Placement},
+    engine::{Engine, EngineLimits, Faults, encode::WorkerKind},
     memory::{self, MemoryBudget},
     provision::{self, ModelFiles, ModelRequest, Progress, Weights},
 };
@@ -62,6 +63,10 @@ pub struct CheckpointLoader {
     pub runtime: Runtime,
     /// How the machine is used.
     pub limits: EngineLimits,
+    /// What models can run on.
+    pub devices: Arc<Devices>,
+    /// Where faults are told that no model survives.
+    pub faults: Faults,
     /// What models may take of memory.
     pub budget: MemoryBudget,
     /// Where downloads are drawn.
@@ -99,7 +104,30 @@ impl CheckpointLoader {
         entry: &ModelEntry,
         measured: Option<Measured>,
     ) -> Result<EncoderModel, StartError> {
+        let placement = self.devices.place(entry.device.as_ref())?;
+        let gpu = match &placement {
+            Placement::Cpu => None,
+            Placement::Gpus(gpus) => gpus.first().copied(),
+        };
+        self.read_on(dir, entry, gpu, measured)
+    }
+
+    /// The same for one GPU, or for the processor.
+    fn read_on(
+        &self,
+        dir: &Path,
+        entry: &ModelEntry,
+        gpu: Option<usize>,
+        measured: Option<Measured>,
+    ) -> Result<EncoderModel, StartError> {
+        let provider = gpu.map_or(Provider::Cpu, |ordinal| {
+            Provider::Cuda(CudaOptions {
+                ordinal,
+                memory_limit: self.devices.memory_limit(),
+            })
+        });
         let options = LoadOptions {
+            provider,
             measured,
             ..entry.load_options(self.runtime.clone())
         };
@@ -109,9 +137,14 @@ impl CheckpointLoader {
         };
         let model = options
             .and_then(|options| EncoderModel::load(dir, &options))
-            .map_err(|error| StartError {
-                message: format!("model `{}` cannot be loaded: {error}", entry.name),
-                hint: None,
+            .map_err(|error| {
+                if let retort_models::Error::Device { poisoned: true, .. } = error {
+                    self.faults.report(&error.to_string());
+                }
+                StartError {
+                    message: format!("model `{}` cannot be loaded: {error}", entry.name),
+                    hint: None,
+                }
             })?;
         tell_dtype(&entry.name, model.info());
         Ok(model)
@@ -158,13 +191,16 @@ impl Load for CheckpointLoader {
         // Before anything is read, so that what changes meanwhile is seen later.
         let stamps = Stamps::of(&files.dir).ok();
         let load = memory::load_of(&self.limits, entry, member.spec().replicas);
-        // Files that cannot be estimated are explained by the attempt to load them.
+        // Files that cannot be estimated are explained by the attempt to load them. What is on a
+        // GPU takes of its memory, which has a limit of its own.
+        let on_cpu = self.devices.place(entry.device.as_ref())? == Placement::Cpu;
         let need = if generator::is_wanted(member, &files.dir) {
             let load = memory::load_to_generate(&self.limits, entry);
             let estimate = Estimate::of_decoder(&files.dir, &load).ok();
             estimate.and_then(|estimate| self.budget.need_to_generate(&estimate))
         } else {
             let estimate = Estimate::of_files(&files.dir, &load, entry.known.as_ref()).ok();
+            let estimate = estimate.filter(|_| on_cpu);
             estimate.and_then(|estimate| self.budget.need(&estimate))
         };
         Ok(FoundFiles {
@@ -181,12 +217,17 @@ impl Load for CheckpointLoader {
     fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
         let entry = member.entry();
         if generator::is_wanted(member, &found.dir) {
+            refuse_gpu(entry)?;
             let loaded = generator::load(&found.dir, member, self)?;
             return Ok(Loaded::Generator(Box::new(loaded)));
         }
+        let gpus = match self.devices.place(entry.device.as_ref())? {
+            Placement::Cpu => Vec::new(),
+            Placement::Gpus(gpus) => gpus,
+        };
         let is_known = found.served && self.config.verify != Verify::Always;
         let measured = found.measured.clone().filter(|_| is_known);
-        let model = self.read(&found.dir, entry, measured)?;
+        let model = self.read_on(&found.dir, entry, gpus.first().copied(), measured.clone())?;
         if !is_known {
             member.reach(Stage::Verifying);
             let opened = Opened {
@@ -195,31 +236,77 @@ impl Load for CheckpointLoader {
             };
             first_load::check(&self.runtime, &self.config, entry, &opened)?;
         }
-        let mut encoders = Engine::encoders(&self.limits, &model, member.spec().replicas)?;
+        // A table of token vectors, for one, is looked up by the processor wherever it is wanted.
+        let on_gpus = model.info().provider != Provider::Cpu;
+        let (info, tokenizer) = (model.info().clone(), model.tokenizer().clone());
+        let late_interaction = model.late_interaction().cloned();
+        let now_measured = model.measured();
+        let (info, mut encoders) = if on_gpus {
+            let mut copies = vec![(gpus[0], model)];
+            for &gpu in &gpus[1..] {
+                let copy = self.read_on(&found.dir, entry, Some(gpu), measured.clone())?;
+                copies.push((gpu, copy));
+            }
+            (
+                on_all(info, &gpus, &self.devices),
+                Engine::gpu_encoders(&copies)?,
+            )
+        } else {
+            let replicas = member.spec().replicas;
+            (info, Engine::encoders(&self.limits, &model, replicas)?)
+        };
         member.reach(Stage::Warming);
-        warm(&model, &mut encoders)?;
+        warm(&info, &tokenizer, &mut encoders)?;
         Ok(Loaded::Encoder(Box::new(LoadedEncoder {
-            info: model.info().clone(),
-            tokenizer: model.tokenizer().clone(),
-            late_interaction: model.late_interaction().cloned(),
+            info,
+            tokenizer,
+            late_interaction,
             encoders,
-            measured: model.measured(),
+            measured: now_measured,
         })))
+    }
+}
+
+/// Refuses a GPU for a model that runs on none.
+fn refuse_gpu(entry: &ModelEntry) -> Result<(), StartError> {
+    match &entry.device {
+        Some(device) if device.wants_gpu() => Err(StartError {
+            message: format!(
+                "model `{}` generates, which runs on the CPU only, and `device` is `{device}`",
+                entry.name
+            ),
+            hint: Some("leave its `device` out, or set it to `cpu`".into()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What is told of a model that has a copy on each of these GPUs.
+fn on_all(info: EncoderInfo, gpus: &[usize], devices: &Devices) -> EncoderInfo {
+    let numbers: Vec<String> = gpus.iter().map(ToString::to_string).collect();
+    let names = devices.gpus().iter().filter(|g| gpus.contains(&g.ordinal));
+    let mut names: Vec<&str> = names.map(|gpu| &*gpu.name).collect();
+    names.dedup();
+    EncoderInfo {
+        device: format!("cuda:{}", numbers.join(",")),
+        device_name: Some(names.join(", ")),
+        ..info
     }
 }
 
 /// Runs every session once, so that the first request finds its memory there and a session that
 /// cannot run is told now.
 fn warm(
-    model: &EncoderModel,
+    info: &EncoderInfo,
+    tokenizer: &Tokenizer,
     encoders: &mut [(WorkerKind, Box<dyn Encode>)],
 ) -> Result<(), StartError> {
     let truncation = Truncation {
-        max_tokens: model.info().max_tokens,
+        max_tokens: info.max_tokens,
         side: TruncationSide::End,
     };
-    let encoding = model.tokenizer().encode("ready", truncation)?;
-    let mut batch = Batch::wanting(model.info().heads);
+    let encoding = tokenizer.encode("ready", truncation)?;
+    let mut batch = Batch::wanting(info.heads);
     batch.push(&encoding);
     for (_, encoder) in encoders {
         encoder.encode(&batch)?;

@@ -6,7 +6,7 @@ use retort_models::{DtypeChoice, Pooling, catalog};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Generation,
+    config::{DeviceChoice, Generation},
     engine::{
         KeepAlive,
         request::{ModelInfo, Task},
@@ -29,6 +29,8 @@ pub struct LaunchSpec {
     pub max_tokens: Option<usize>,
     /// How token vectors become one, instead of what the checkpoint states.
     pub pooling: Option<Pooling>,
+    /// Where it runs; `None` means where all models do.
+    pub device: Option<DeviceChoice>,
     /// What it is computed in.
     pub dtype: DtypeChoice,
     /// How it is kept if it generates.
@@ -55,6 +57,7 @@ impl LaunchSpec {
             replicas: 1,
             max_tokens: None,
             pooling: None,
+            device: None,
             dtype: DtypeChoice::Auto,
             generation: Generation::default(),
             keep_alive: KeepAlive::Forever,

@@ -55,6 +55,8 @@ struct Model {
     max_tokens: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pooling: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     #[serde(default = "auto")]
     dtype: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,6 +178,7 @@ impl Model {
             replicas: spec.replicas,
             max_tokens: spec.max_tokens,
             pooling: spec.pooling.map(|pooling| pooling.to_string()),
+            device: spec.device.as_ref().map(ToString::to_string),
             dtype: spec.dtype.to_string(),
             weights: Some(spec.generation.weights.to_string()),
             kv_cache_bytes: Some(spec.generation.kv_cache_bytes),
@@ -192,12 +195,17 @@ impl Model {
         let wrong = |error: retort_models::Error| error.to_string();
         let standard = Generation::default();
         let weights = self.weights.map(|name| name.parse().map_err(wrong));
+        let device = |name: String| {
+            let read = name.parse();
+            read.map_err(|rule| format!("the device `{name}` {rule}"))
+        };
         Ok(LaunchSpec {
             uid: Some(self.uid),
             task: self.task.as_deref().and_then(task),
             replicas: self.replicas,
             max_tokens: self.max_tokens,
             pooling: self.pooling.map(pooling).transpose()?,
+            device: self.device.map(device).transpose()?,
             dtype: self.dtype.parse().map_err(wrong)?,
             generation: Generation {
                 weights: weights.transpose()?.unwrap_or(standard.weights),
@@ -227,6 +235,7 @@ mod tests {
             replicas: 2,
             max_tokens: Some(512),
             pooling: Some(Pooling::Cls),
+            device: Some(crate::config::DeviceChoice::Cpu),
             dtype: DtypeChoice::Int8,
             generation: Generation {
                 weights: DecoderWeights::Int4,

@@ -41,6 +41,7 @@ use crate::{
 /// A model of a configuration.
 pub fn entry(name: &str) -> ModelEntry {
     ModelEntry {
+        device: None,
         name: name.into(),
         aliases: Vec::new(),
         location: location(&format!("/models/{name}"), None).unwrap(),
@@ -201,7 +202,9 @@ fn info() -> EncoderInfo {
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
         fidelity: Fidelity::default(),
+        provider: retort_models::Provider::Cpu,
         device: "cpu".into(),
+        device_name: None,
         source: GraphSource::Built,
         matryoshka: retort_models::Matryoshka::default(),
         instruction: None,
@@ -318,6 +321,7 @@ impl Fleet {
             ..LaunchSpec::of(name)
         };
         let entry = ModelEntry {
+            device: None,
             name: name.into(),
             aliases: info.aliases,
             location: crate::config::ModelLocation::Hub(name.into()),
@@ -374,6 +378,7 @@ fn limits() -> EngineLimits {
     EngineLimits {
         max_inputs_per_request: 8,
         max_batch_tokens: 64,
+        max_gpu_batch_tokens: 64,
         max_queue_tokens: 1_024,
         request_timeout: Duration::from_secs(60),
         untrained_dimensions: UntrainedDimensions::Refused,

@@ -27,6 +27,46 @@ pub struct ProvisionConfig {
     pub pip: Vec<Vec<String>>,
     /// How long a connection may take, be silent, and wait before it is tried again.
     pub timeouts: Timeouts,
+    /// Where libraries of NVIDIA's may be.
+    pub cuda: CudaPlaces,
+}
+
+/// Folders in which libraries of NVIDIA's are looked for before they are fetched.
+#[derive(Debug, Clone, Default)]
+pub struct CudaPlaces {
+    /// Installations that the user names (`CUDA_HOME`, `CUDA_PATH`).
+    pub homes: Vec<PathBuf>,
+    /// Folders of libraries that the user names (`LD_LIBRARY_PATH`).
+    pub loader: Vec<PathBuf>,
+    /// Active Python environments (`VIRTUAL_ENV`, `CONDA_PREFIX`).
+    pub environments: Vec<PathBuf>,
+    /// Where systems keep installations and libraries.
+    pub system: Vec<PathBuf>,
+}
+
+impl CudaPlaces {
+    fn from_env(get: &impl Fn(&str) -> Option<String>) -> Self {
+        let named = |names: &[&str]| -> Vec<PathBuf> {
+            let values = names.iter().filter_map(|name| get(name));
+            values.map(PathBuf::from).collect()
+        };
+        let loader = get("LD_LIBRARY_PATH").unwrap_or_default();
+        let folders = loader.split(':').filter(|folder| !folder.is_empty());
+        const SYSTEM: [&str; 6] = [
+            "/usr/local",
+            "/opt",
+            "/usr/lib/x86_64-linux-gnu",
+            "/usr/lib/aarch64-linux-gnu",
+            "/usr/lib64",
+            "/usr/lib",
+        ];
+        Self {
+            homes: named(&["CUDA_HOME", "CUDA_PATH"]),
+            loader: folders.map(PathBuf::from).collect(),
+            environments: named(&["VIRTUAL_ENV", "CONDA_PREFIX"]),
+            system: SYSTEM.map(PathBuf::from).to_vec(),
+        }
+    }
 }
 
 /// Whether outbound connections are allowed.
@@ -99,8 +139,8 @@ impl ProvisionConfig {
     /// The defaults under an environment, given as a lookup so that this stays a pure function.
     ///
     /// Honours `ORT_DYLIB_PATH`, `RETORT_CACHE_DIR`, `RETORT_OFFLINE`, `RETORT_MODEL_SRC`
-    /// (alias `XINFERENCE_MODEL_SRC`), the hub's `HF_*` variables and `MODELSCOPE_*`.
-    /// Fails when a model source is named that does not exist.
+    /// (alias `XINFERENCE_MODEL_SRC`), the hub's `HF_*` variables, `MODELSCOPE_*`, and those that
+    /// say where CUDA is. Fails when a model source is named that does not exist.
     pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Result<Self, ProvisionError> {
         // A variable that is set but empty means "unset", as it does for the hub's own tools.
         let get = |name: &str| env(name).filter(|value| !value.trim().is_empty());
@@ -124,6 +164,7 @@ impl ProvisionConfig {
                 .map(|python| [python, "-m", "pip"].map(String::from).to_vec())
                 .to_vec(),
             timeouts: Timeouts::default(),
+            cuda: CudaPlaces::from_env(&get),
         })
     }
 }

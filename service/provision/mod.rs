@@ -4,6 +4,7 @@
 
 mod cache;
 mod config;
+mod cuda;
 mod digest;
 mod download;
 mod error;
@@ -21,9 +22,14 @@ mod runtime;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod wheels;
 
 pub use config::{
-    HuggingFaceConfig, ModelScopeConfig, ModelSource, Network, ProvisionConfig, Timeouts,
+    CudaPlaces, HuggingFaceConfig, ModelScopeConfig, ModelSource, Network, ProvisionConfig,
+    Timeouts,
+};
+pub use cuda::{
+    CUDA_DOWNLOAD, CUDA_VERSION, CudaLibraries, CudaOrigin, DRIVER_VERSION_MIN, Fetch, cuda_runtime,
 };
 pub use error::{Attempt, ProvisionError};
 pub use files::Weights;

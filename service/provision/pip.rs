@@ -45,6 +45,11 @@ pub(super) enum Tags {
         /// pip's platform tag, for example `manylinux_2_28_x86_64`.
         platform: &'static str,
     },
+    /// Built for a platform, the same for every Python.
+    AnyPython {
+        /// pip's platform tag.
+        platform: &'static str,
+    },
     /// The same file for every platform.
     Pure,
 }
@@ -169,9 +174,13 @@ fn arguments(wheel: &Wheel) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    if let Tags::CPython313 { platform } = wheel.tags {
-        arguments.extend(["--implementation=cp", "--abi=cp313"].map(str::to_owned));
-        arguments.push(format!("--platform={platform}"));
+    match wheel.tags {
+        Tags::CPython313 { platform } => {
+            arguments.extend(["--implementation=cp", "--abi=cp313"].map(str::to_owned));
+            arguments.push(format!("--platform={platform}"));
+        }
+        Tags::AnyPython { platform } => arguments.push(format!("--platform={platform}")),
+        Tags::Pure => {}
     }
     arguments.push(format!("{}=={}", wheel.package, wheel.version));
     arguments

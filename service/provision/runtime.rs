@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    cache,
-    config::{Network, ProvisionConfig},
-    error::{Attempt, ProvisionError, SourceError},
-    pip::{self, PipError, Tags, Wheel},
+    config::ProvisionConfig,
+    cuda::CudaLibraries,
+    error::ProvisionError,
+    pip::{Tags, Wheel},
     progress::Progress,
+    wheels::{Arrival, Part, Set},
 };
 
 /// The ONNX Runtime release that is fetched, and that the service is tested with.
@@ -26,6 +27,8 @@ pub struct RuntimeLibrary {
     pub version: Option<String>,
     /// How it was found.
     pub origin: RuntimeOrigin,
+    /// What it loads besides, for a build that is to run on a GPU.
+    pub cuda: Option<CudaLibraries>,
 }
 
 /// How the ONNX Runtime library was found.
@@ -33,16 +36,28 @@ pub struct RuntimeLibrary {
 pub enum RuntimeOrigin {
     /// The configured path or `ORT_DYLIB_PATH`.
     Configured,
+    /// A package of the active Python environment.
+    Environment,
     /// Fetched by an earlier start.
     Cache,
     /// Fetched just now.
     Pip,
 }
 
+impl From<Arrival> for RuntimeOrigin {
+    fn from(arrival: Arrival) -> Self {
+        match arrival {
+            Arrival::Cached => Self::Cache,
+            Arrival::Fetched => Self::Pip,
+        }
+    }
+}
+
 impl fmt::Display for RuntimeOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Configured => "configured path",
+            Self::Environment => "active Python environment",
             Self::Cache => "cache",
             Self::Pip => "fetched through pip",
         })
@@ -64,53 +79,14 @@ pub fn runtime(
         .iter()
         .find(|build| build.os == std::env::consts::OS && build.arch == std::env::consts::ARCH)
         .ok_or_else(unsupported_platform)?;
-    let folder = folder(config, build);
-    let library = |origin| RuntimeLibrary {
-        path: folder.join(build.library),
+    let set = set(config, build);
+    let arrival = set.provide(config, progress)?;
+    Ok(RuntimeLibrary {
+        path: set.folder.join(build.library()),
         version: Some(RUNTIME_VERSION.to_owned()),
-        origin,
-    };
-    if cache::installed(&folder).is_some() {
-        return Ok(library(RuntimeOrigin::Cache));
-    }
-    if let Network::Forbidden { by } = &config.network {
-        return Err(not_found(&format!("`{by}` forbids fetching it"))
-            .with_attempts(vec![Attempt {
-                source: format!("cache `{}`", folder.display()),
-                reason: "not there".to_owned(),
-            }])
-            .with_hint(format!("start once without `{by}`, or {}", by_hand(build))));
-    }
-    let source = format!("{} {}", build.wheel.package, build.wheel.version);
-    let mut no_pip = None;
-    let installed = cache::install(&folder, &source, RUNTIME_VERSION, |staging| {
-        fetch(config, build, staging, progress).map_err(|error| match error {
-            PipError::Failed(error) => error,
-            PipError::Missing(attempts) => {
-                no_pip = Some(attempts);
-                SourceError::new("no pip")
-            }
-        })
-    });
-    match (installed, no_pip) {
-        (Ok(()), _) => Ok(library(RuntimeOrigin::Pip)),
-        (Err(_), Some(attempts)) => Err(not_found("there is no pip to fetch it with")
-            .with_attempts(attempts)
-            .with_hint(format!(
-                "install Python 3 with pip and start again, or {}",
-                by_hand(build)
-            ))),
-        (Err(error), None) => {
-            let hint = error.hint.unwrap_or_default();
-            let separator = if hint.is_empty() { "" } else { "; or " };
-            Err(not_found("fetching it failed")
-                .with_attempts(vec![Attempt {
-                    source,
-                    reason: error.reason,
-                }])
-                .with_hint(format!("{hint}{separator}{}", by_hand(build))))
-        }
-    }
+        origin: arrival.into(),
+        cuda: None,
+    })
 }
 
 /// Where the runtime of this platform is or would be cached.
@@ -122,20 +98,33 @@ pub(super) fn cached_folder(config: &ProvisionConfig) -> PathBuf {
 struct Build {
     os: &'static str,
     arch: &'static str,
-    /// The library to load; the members beside it are found by it at run time.
-    library: &'static str,
-    companions: &'static [&'static str],
-    wheel: Wheel,
+    /// The library to load comes first; the files beside it are found by it at run time.
+    part: Part,
 }
 
-const MEMBERS: &str = "onnxruntime/capi/";
+impl Build {
+    fn library(&self) -> &'static str {
+        self.part.files[0]
+    }
+}
 
-const fn wheel(platform: &'static str, sha256: &'static str) -> Wheel {
-    Wheel {
-        package: "onnxruntime",
-        version: RUNTIME_VERSION,
-        tags: Tags::CPython313 { platform },
-        sha256,
+/// Where the libraries are in a wheel of ONNX Runtime.
+pub(super) const MEMBERS: &str = "onnxruntime/capi/";
+
+const fn part(
+    platform: &'static str,
+    sha256: &'static str,
+    files: &'static [&'static str],
+) -> Part {
+    Part {
+        wheel: Wheel {
+            package: "onnxruntime",
+            version: RUNTIME_VERSION,
+            tags: Tags::CPython313 { platform },
+            sha256,
+        },
+        folder: MEMBERS,
+        files,
     }
 }
 
@@ -143,74 +132,60 @@ const BUILDS: &[Build] = &[
     Build {
         os: "linux",
         arch: "x86_64",
-        library: "libonnxruntime.so.1.31.1",
-        companions: &["libonnxruntime_providers_shared.so"],
-        wheel: wheel(
+        part: part(
             "manylinux_2_28_x86_64",
             "74a6a52994616c4d18b33db1e13c226333a70a6ba07480a5cab9c2a50dff1430",
+            &[
+                "libonnxruntime.so.1.31.1",
+                "libonnxruntime_providers_shared.so",
+            ],
         ),
     },
     Build {
         os: "linux",
         arch: "aarch64",
-        library: "libonnxruntime.so.1.31.1",
-        companions: &["libonnxruntime_providers_shared.so"],
-        wheel: wheel(
+        part: part(
             "manylinux_2_28_aarch64",
             "dcaedc50333876f3829ab966b242147f0e548229e29c36fe44622ecf748c25ee",
+            &[
+                "libonnxruntime.so.1.31.1",
+                "libonnxruntime_providers_shared.so",
+            ],
         ),
     },
     Build {
         os: "macos",
         arch: "aarch64",
-        library: "libonnxruntime.1.31.1.dylib",
-        companions: &[],
-        wheel: wheel(
+        part: part(
             "macosx_14_0_arm64",
             "e4ad067d36e2220218e085d7223283b2ee1bc73d887e811fd14d21cf901a11ee",
+            &["libonnxruntime.1.31.1.dylib"],
         ),
     },
     Build {
         os: "windows",
         arch: "x86_64",
-        library: "onnxruntime.dll",
-        companions: &["onnxruntime_providers_shared.dll"],
-        wheel: wheel(
+        part: part(
             "win_amd64",
             "0558f29d5f6ac09957390c9c5495931485ee8ae7f0ce781ccee86a0ae5c2348b",
+            &["onnxruntime.dll", "onnxruntime_providers_shared.dll"],
         ),
     },
 ];
 
-fn folder(config: &ProvisionConfig, build: &Build) -> PathBuf {
+fn set<'a>(config: &ProvisionConfig, build: &'a Build) -> Set<'a> {
     let name = format!("onnxruntime-{RUNTIME_VERSION}-{}-{}", build.os, build.arch);
-    cached_folder(config).join(name)
-}
-
-fn fetch(
-    config: &ProvisionConfig,
-    build: &Build,
-    into: &Path,
-    progress: &Progress,
-) -> Result<(), PipError> {
-    let failed = |error: std::io::Error| PipError::Failed(SourceError::io("use", into, &error));
-    let download = tempfile::tempdir_in(into.parent().unwrap_or(into)).map_err(failed)?;
-    let wheel = pip::download(config, &build.wheel, download.path(), progress)?;
-    let wanted = |name: &str| name == build.library || build.companions.contains(&name);
-    pip::unpack(&wheel, into, |member| {
-        let name = member.strip_prefix(MEMBERS)?;
-        wanted(name).then(|| name.to_owned())
-    })
-    .map_err(PipError::Failed)?;
-    if into.join(build.library).is_file() {
-        Ok(())
-    } else {
-        let reason = format!("the wheel holds no `{MEMBERS}{}`", build.library);
-        Err(PipError::Failed(SourceError::new(reason)))
+    Set {
+        name: format!("ONNX Runtime {RUNTIME_VERSION}"),
+        version: RUNTIME_VERSION,
+        folder: cached_folder(config).join(name),
+        parts: std::slice::from_ref(&build.part),
+        by_hand: by_hand(&build.part),
     }
 }
 
-fn configured(path: &Path) -> Result<RuntimeLibrary, ProvisionError> {
+/// The library that a person has named.
+pub(super) fn configured(path: &Path) -> Result<RuntimeLibrary, ProvisionError> {
     let library = if path.is_dir() {
         library_in(path)
     } else {
@@ -221,6 +196,7 @@ fn configured(path: &Path) -> Result<RuntimeLibrary, ProvisionError> {
             version: version_in_name(&path),
             path,
             origin: RuntimeOrigin::Configured,
+            cuda: None,
         }),
         None => Err(ProvisionError::new(format!(
             "the configured ONNX Runtime `{}` has no library",
@@ -267,17 +243,12 @@ fn version_in_name(path: &Path) -> Option<String> {
     (numeric && name.contains('.')).then(|| name.to_owned())
 }
 
-fn not_found(why: &str) -> ProvisionError {
-    ProvisionError::new(format!(
-        "ONNX Runtime {RUNTIME_VERSION} is not here, and {why}"
-    ))
-}
-
-fn by_hand(build: &Build) -> String {
+/// How to do without fetching it.
+pub(super) fn by_hand(part: &Part) -> String {
     format!(
         "unpack `{MEMBERS}{}` from the wheel of `{}=={RUNTIME_VERSION}` for this platform and set \
          ORT_DYLIB_PATH to that file",
-        build.library, build.wheel.package
+        part.files[0], part.wheel.package
     )
 }
 

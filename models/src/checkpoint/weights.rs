@@ -332,6 +332,12 @@ impl Tensor {
         as_stored.then(|| self.bytes.clone())
     }
 
+    /// The same of 16-bit floating point.
+    pub(crate) fn f16_range(&self) -> Option<Range<usize>> {
+        let as_stored = self.dtype == Dtype::F16 && self.order.is_none();
+        as_stored.then(|| self.bytes.clone())
+    }
+
     /// Where its bytes are in the file.
     pub(crate) fn stored_range(&self) -> Range<usize> {
         self.bytes.clone()

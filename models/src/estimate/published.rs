@@ -57,7 +57,7 @@ pub(super) fn estimate(entry: &Entry, load: &Load) -> Option<Estimate> {
     // The matrices in the order and type in which they are multiplied.
     let packed = match load.dtype.tried() {
         Dtype::Fp32 => matrices,
-        Dtype::Bf16 => matrices / 2,
+        Dtype::Fp16 | Dtype::Bf16 => matrices / 2,
         Dtype::Int8 => matrices / 4,
     };
     // Checkpoints of half the size are widened, which leaves nothing mapped.

@@ -1,6 +1,8 @@
 //! Running a given graph: sequences that can share a run are put together, and what the graph does
-//! not give is computed from its token vectors.
+//! not give is computed from its token vectors. On a processor nothing is padded; a GPU has more to
+//! gain from many sequences at once than it loses to padding.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use ort::value::TensorRef;
@@ -10,9 +12,9 @@ use super::outputs::GivenOutputs;
 use super::{Family, Outputs};
 use crate::architectures::check_adapters;
 use crate::batch::Batch;
-use crate::encoder::{BatchBounds, Encode, check_heads};
+use crate::encoder::on_device::Reclaim;
+use crate::encoder::{Afterwards, BatchBounds, Encode, check_heads};
 use crate::error::{Error, Result};
-use crate::given::TOKENS_PER_RUN;
 use crate::graph::heads::{PIECES, TOKEN_VECTORS};
 use crate::heads::{Head, Output};
 use crate::session::LoadedSession;
@@ -24,8 +26,42 @@ pub(super) struct GivenEncoder {
     pub(super) inputs: Inputs,
     pub(super) bounds: BatchBounds,
     pub(super) outputs: Arc<Outputs>,
-    pub(super) one_by_one: bool,
+    pub(super) grouping: Grouping,
     pub(super) family: Family,
+}
+
+/// Which sequences share a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grouping {
+    /// None.
+    Alone,
+    /// Those of one length, up to so many tokens.
+    Equal(usize),
+    /// Those of about one length, padded to the longest, up to so many tokens with the padding.
+    Padded(usize),
+}
+
+impl Grouping {
+    /// How many of the sequences of these lengths, the longest first, go together.
+    fn count(self, lengths: &[usize]) -> usize {
+        let &[longest, ..] = lengths else {
+            return 0;
+        };
+        let alike = lengths.iter().take_while(|&&length| length == longest);
+        match self {
+            Self::Alone => 1,
+            Self::Equal(tokens) => alike.count().min((tokens / longest).max(1)),
+            Self::Padded(tokens) => lengths.len().min((tokens / longest).max(1)),
+        }
+    }
+
+    fn within(self, most: usize) -> Self {
+        match self {
+            Self::Alone => Self::Alone,
+            Self::Equal(tokens) => Self::Equal(tokens.min(most)),
+            Self::Padded(tokens) => Self::Padded(tokens.min(most)),
+        }
+    }
 }
 
 impl Encode for GivenEncoder {
@@ -35,25 +71,9 @@ impl Encode for GivenEncoder {
         }
         self.bounds.check(batch)?;
         self.check(batch)?;
-        // Only sequences of one length and one task adapter can share a run.
-        let lengths: Vec<usize> = batch.ranges().map(|range| range.len()).collect();
-        let kind = |&sequence: &usize| {
-            let adapter = batch.adapters.get(sequence).copied().flatten();
-            (
-                lengths[sequence],
-                adapter.filter(|_| self.inputs.takes_adapter()),
-            )
-        };
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(kind);
-        let groups: Vec<Vec<usize>> = order
-            .chunk_by(|a, b| kind(a) == kind(b))
-            .flat_map(|alike| alike.chunks(self.per_run(lengths[alike[0]])))
-            .map(<[usize]>::to_vec)
-            .collect();
-        let mut outputs = vec![Output::default(); lengths.len()];
-        for group in groups {
-            let found = self.run(&batch.select(&group))?;
+        let mut outputs = vec![Output::default(); batch.sequences()];
+        for group in self.groups(batch) {
+            let found = self.run(&batch.select(&group), Afterwards::Keep)?;
             for (sequence, output) in group.into_iter().zip(found) {
                 outputs[sequence] = output;
             }
@@ -62,15 +82,35 @@ impl Encode for GivenEncoder {
     }
 }
 
+impl Reclaim for GivenEncoder {
+    fn reclaim(&mut self, batch: &Batch) {
+        // That it fails as well changes nothing.
+        let _ = self.run(&batch.first_token(), Afterwards::Release);
+    }
+}
+
 impl GivenEncoder {
-    /// How many sequences of this length go together.
-    fn per_run(&self, length: usize) -> usize {
-        let tokens = TOKENS_PER_RUN.min(self.outputs.given.tokens_per_run());
-        if self.one_by_one {
-            1
-        } else {
-            (tokens / length).max(1)
+    /// The sequences of each run. Only those of one task adapter can share one.
+    pub(super) fn groups(&self, batch: &Batch) -> Vec<Vec<usize>> {
+        let grouping = self.grouping.within(self.outputs.given.tokens_per_run());
+        let lengths: Vec<usize> = batch.ranges().map(|range| range.len()).collect();
+        let adapter = |sequence: usize| {
+            let adapter = batch.adapters.get(sequence).copied().flatten();
+            adapter.filter(|_| self.inputs.takes_adapter())
+        };
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&sequence| (adapter(sequence), Reverse(lengths[sequence])));
+        let mut groups = Vec::new();
+        for alike in order.chunk_by(|&a, &b| adapter(a) == adapter(b)) {
+            let lengths: Vec<usize> = alike.iter().map(|&sequence| lengths[sequence]).collect();
+            let mut done = 0;
+            while done < alike.len() {
+                let count = grouping.count(&lengths[done..]);
+                groups.push(alike[done..done + count].to_vec());
+                done += count;
+            }
         }
+        groups
     }
 
     /// Refuses what this graph cannot do.
@@ -95,10 +135,15 @@ impl GivenEncoder {
         check_adapters(&self.family.adapters, &batch.adapters)
     }
 
-    /// Runs sequences of one length and one adapter.
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
-        let extra = Extra::new(batch, self.family.positions.unwrap_or_default());
-        let run = self.session.run(self.inputs.values(batch, &extra)?)?;
+    /// Runs sequences of one adapter, padded to one length where they have several.
+    fn run(&mut self, batch: &Batch, afterwards: Afterwards) -> Result<Vec<Output>> {
+        let length = batch.max_seqlen();
+        let extra = Extra::new(batch, self.family.positions.unwrap_or_default(), length);
+        let inputs = self.inputs.values(batch, &extra)?;
+        let run = match afterwards {
+            Afterwards::Keep => self.session.run(inputs)?,
+            Afterwards::Release => self.session.run_and_release(inputs)?,
+        };
         let mut outputs = self.outputs.given.read(batch, &run)?;
         let (Some(behind), Some(session)) = (&self.outputs.behind, &mut self.behind) else {
             return Ok(outputs);
@@ -117,5 +162,29 @@ impl GivenEncoder {
         let results = session.run(inputs)?;
         behind.outputs.read_into(&mut outputs, batch, &results)?;
         Ok(outputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_go_together_as_far_as_their_lengths_allow() {
+        let lengths = [8, 8, 8, 5, 5, 1];
+        for (grouping, expected) in [
+            (Grouping::Alone, 1),
+            (Grouping::Equal(512), 3),
+            (Grouping::Equal(16), 2),
+            // One sequence goes always.
+            (Grouping::Equal(4), 1),
+            (Grouping::Padded(512), 6),
+            (Grouping::Padded(40), 5),
+            (Grouping::Padded(512).within(20), 2),
+            (Grouping::Padded(4), 1),
+        ] {
+            assert_eq!(grouping.count(&lengths), expected, "{grouping:?}");
+        }
+        assert_eq!(Grouping::Alone.count(&[]), 0);
     }
 }

@@ -130,8 +130,13 @@ impl Inputs {
         self.takes(Role::Adapter)
     }
 
-    /// Puts sequences of one length and one adapter into the form that the graph takes:
-    /// `[sequences, length]` each.
+    /// Whether a run is told what is padding.
+    pub(super) fn takes_mask(&self) -> bool {
+        self.takes(Role::Mask)
+    }
+
+    /// Puts sequences of one adapter into the form that the graph takes, `[sequences, length]`
+    /// each. Where they are of several lengths, it must take a mask.
     pub(super) fn values<'a>(
         &'a self,
         batch: &'a Batch,
@@ -140,9 +145,12 @@ impl Inputs {
         let shape = vec![batch.sequences(), batch.max_seqlen()];
         let value = |input: &Input| -> Result<SessionInputValue<'a>> {
             let (shape, values) = match input.role {
-                Role::Ids => (shape.clone(), &batch.input_ids[..]),
-                Role::Mask => (shape.clone(), &extra.ones[..]),
-                Role::Types => (shape.clone(), &batch.token_type_ids[..]),
+                Role::Ids => (shape.clone(), extra.padded(&batch.input_ids, &extra.ids)),
+                Role::Mask => (shape.clone(), &extra.mask[..]),
+                Role::Types => (
+                    shape.clone(),
+                    extra.padded(&batch.token_type_ids, &extra.types),
+                ),
                 Role::Positions => (shape.clone(), &extra.positions[..]),
                 Role::Adapter => {
                     // A free axis is that of the sequences.
@@ -170,28 +178,59 @@ impl Inputs {
 /// What a graph may want to know of a batch besides what is in it.
 #[derive(Debug)]
 pub(super) struct Extra {
-    // [tokens]
+    // [sequences, length]
     positions: Vec<i64>,
-    // The mask, as nothing is padded. [tokens]
-    ones: Vec<i64>,
+    // 1 for tokens, 0 for padding. [sequences, length]
+    mask: Vec<i64>,
     // [sequences]
     adapters: Vec<i64>,
+    // Whether sequences are of several lengths. The next two are empty where they are not.
+    is_padded: bool,
+    // [sequences, length]
+    ids: Vec<i64>,
+    // [sequences, length]
+    types: Vec<i64>,
 }
 
 impl Extra {
-    pub(super) fn new(batch: &Batch, positions: PositionIds) -> Self {
+    /// What is known of a batch that is padded to `length`. Padding may have any id, type and
+    /// position that there is, as nothing looks at it.
+    pub(super) fn new(batch: &Batch, positions: PositionIds, length: usize) -> Self {
+        let padded = batch.sequences() * length;
         let mut extra = Self {
-            positions: Vec::new(),
-            ones: vec![1; batch.tokens()],
+            positions: Vec::with_capacity(padded),
+            mask: Vec::with_capacity(padded),
+            is_padded: padded != batch.tokens(),
+            ids: Vec::new(),
+            types: Vec::new(),
             adapters: batch
                 .adapters
                 .iter()
                 .map(|adapter| adapter.map_or(0, i64::from))
                 .collect(),
         };
-        for range in batch.ranges() {
-            positions.extend(&batch.input_ids[range], &mut extra.positions);
+        for (row, range) in batch.ranges().enumerate() {
+            let ids = &batch.input_ids[range.clone()];
+            positions.extend(ids, &mut extra.positions);
+            extra.mask.resize(extra.mask.len() + range.len(), 1);
+            let end = (row + 1) * length;
+            extra.positions.resize(end, 0);
+            extra.mask.resize(end, 0);
+            if extra.is_padded {
+                extra.ids.extend(ids);
+                extra.ids.resize(end, 0);
+                extra.types.extend(&batch.token_type_ids[range]);
+                extra.types.resize(end, 0);
+            }
         }
         extra
+    }
+
+    /// Numbers of tokens, with padding where there is some.
+    fn padded<'a>(&self, packed: &'a [i64], padded: &'a [i64]) -> &'a [i64] {
+        match self.is_padded {
+            true => padded,
+            false => packed,
+        }
     }
 }

@@ -83,7 +83,8 @@ impl GivenOutputs {
         }
     }
 
-    /// Takes what the batch wants of the heads in the graph. Its sequences are of one length.
+    /// Takes what the batch wants of the heads in the graph. Its sequences ran padded to the
+    /// longest of them; what was made of padding is left.
     pub(super) fn read(&self, batch: &Batch, run: &SessionOutputs<'_>) -> Result<Vec<Output>> {
         let mut outputs = vec![Output::default(); batch.sequences()];
         for head in (batch.heads & self.heads()).iter() {
@@ -122,12 +123,13 @@ impl GivenOutputs {
         batch: &Batch,
         run: &SessionOutputs<'_>,
     ) -> Result<Vec<MultiVector>> {
-        let tokens = batch.max_seqlen().saturating_sub(skipped);
-        let table = Table::read(used, run, &[batch.sequences(), tokens])?;
+        let longest = batch.max_seqlen().saturating_sub(skipped);
+        let table = Table::read(used, run, &[batch.sequences(), longest])?;
         let vectors = |(index, range): (usize, Range<usize>)| {
+            let tokens = range.len().saturating_sub(skipped);
             let vectors = MultiVector {
                 width: table.width,
-                values: table.rows(index * tokens, tokens).to_vec(),
+                values: table.rows(index * longest, tokens).to_vec(),
             };
             let ids = &batch.input_ids[range];
             let vectors = kept_vectors(self.late_interaction.as_ref(), ids, vectors);
@@ -149,15 +151,15 @@ impl GivenOutputs {
                 Table::read(used, run, &[sequences, length])?
             }
         };
-        let vector = |index: usize| match form {
+        let vector = |(index, range): (usize, Range<usize>)| match form {
             SparseForm::Vocabulary => nonzero(table.rows(index, 1)),
             SparseForm::Tokens => {
-                let ids = &batch.input_ids[index * length..(index + 1) * length];
-                lexical(ids, table.rows(index * length, length), &self.left_out)
+                let weights = table.rows(index * length, range.len());
+                lexical(&batch.input_ids[range], weights, &self.left_out)
             }
-            SparseForm::Logits => splade(table.rows(index * length, length), table.width),
+            SparseForm::Logits => splade(table.rows(index * length, range.len()), table.width),
         };
-        Ok((0..sequences).map(vector).collect())
+        Ok(batch.ranges().enumerate().map(vector).collect())
     }
 
     /// The token vectors that the other heads need, packed. `[tokens, hidden]`
@@ -166,14 +168,20 @@ impl GivenOutputs {
         batch: &Batch,
         run: &'r SessionOutputs<'_>,
     ) -> Result<Cow<'r, [f32]>> {
-        let table = Table::read(used, run, &[batch.sequences(), batch.max_seqlen()])?;
-        if table.width == used.width {
+        let longest = batch.max_seqlen();
+        let table = Table::read(used, run, &[batch.sequences(), longest])?;
+        if table.width != used.width {
+            return Err(Error::Runtime(format!(
+                "the graph returned token vectors of `{}` numbers, `{}` at first",
+                table.width, used.width
+            )));
+        }
+        if batch.sequences() * longest == batch.tokens() {
             return Ok(table.values);
         }
-        Err(Error::Runtime(format!(
-            "the graph returned token vectors of `{}` numbers, `{}` at first",
-            table.width, used.width
-        )))
+        let ranges = batch.ranges().enumerate();
+        let rows = ranges.flat_map(|(row, range)| table.rows(row * longest, range.len()));
+        Ok(Cow::Owned(rows.copied().collect()))
     }
 }
 

@@ -3,10 +3,16 @@
 use super::{Dim, ElementType, Graph, Value, onnx};
 
 impl Graph<'_> {
-    /// Numbers, row by row.
+    /// Numbers, row by row, in the type of the weights that are taken now.
     pub fn numbers(&mut self, numbers: &[f32], shape: &[usize]) -> Value {
-        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
-        self.constant(ElementType::F32, bytes.collect(), shape)
+        let bytes: Vec<u8> = match self.element {
+            ElementType::F16 => {
+                let narrow = numbers.iter().map(|&number| half::f16::from_f32(number));
+                narrow.flat_map(half::f16::to_le_bytes).collect()
+            }
+            _ => numbers.iter().flat_map(|n| n.to_le_bytes()).collect(),
+        };
+        self.constant(self.element, bytes, shape)
     }
 
     /// One number, which fits to any shape.

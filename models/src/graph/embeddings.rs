@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::blocks::{Blocks, Part, TOKENS};
 use super::proto::location;
-use super::{Attribute, DATA_LOCATION_EXTERNAL, ElementType, Graph, Value, onnx};
+use super::{DATA_LOCATION_EXTERNAL, ElementType, Graph, Value, onnx};
 use crate::architectures::Positions;
 use crate::checkpoint::weights::Tensor;
 use crate::error::Result;
@@ -36,9 +36,7 @@ impl Graph<'_> {
         });
         self.tables.push((stored.name.clone(), tensor));
         let rows = self.gather(&stored, ids)?;
-        let attributes = [("to", Attribute::Int(ElementType::F32 as i64))];
-        let shape = rows.shape.clone();
-        Ok(self.onnx("Cast", &[&rows], &attributes, &shape))
+        Ok(self.cast(&rows, ElementType::F32))
     }
 }
 

@@ -20,6 +20,9 @@ pub(crate) mod output {
     pub(crate) const VOCABULARY: &str = "vocabulary_weights";
     /// `[tokens, width]`
     pub(crate) const MULTI_VECTOR: &str = "token_embeddings";
+    /// Beside token vectors that have length 1 already: why one has not (`RowFault::code`), else 0.
+    /// `[tokens]`
+    pub(crate) const FAULTS: &str = "token_faults";
     /// `[sequences, labels]`
     pub(crate) const SCORES: &str = "logits";
 }
@@ -75,7 +78,7 @@ impl Blocks<'_> {
         let pooling = classifier.pooling.read(config)?;
         let sequences = (cu_seqlens, Dim::Named("sequences"));
         let pooled = self.graph.packed_pooling(hidden, sequences, pooling)?;
-        self.steps(classifier.steps, pooled, config)
+        self.in_32_bits(|blocks| blocks.steps(classifier.steps, pooled, config))
     }
 
     /// SPLADE: the largest `log(1 + relu(logit))` of each vocabulary entry over all tokens.
@@ -100,7 +103,19 @@ impl Blocks<'_> {
             .graph
             .packed_pooling(&logits, sequences, Pooling::Max)?;
         let positive = self.graph.activation(&largest, Activation::Relu);
-        Ok(self.graph.log1p(&positive))
+        self.in_32_bits(|blocks| Ok(blocks.graph.log1p(&positive)))
+    }
+
+    /// Builds what is computed of pooled vectors. They are few, so that it is done in 32 bits where
+    /// the layers are in fewer.
+    pub(super) fn in_32_bits<T>(
+        &mut self,
+        build: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let element = self.graph.switch_to(ElementType::F32);
+        let built = build(self);
+        self.graph.switch_to(element);
+        built
     }
 
     /// The layers of a head, one after the other.
@@ -158,6 +173,7 @@ impl Graph<'_> {
         if let Some(dense) = &plan.dense {
             let pieces = (pieces, Dim::Named("pieces"));
             let mut vectors = self.packed_pooling(hidden, pieces, dense.pooling)?;
+            let element = self.switch_to(ElementType::F32);
             for layer in &dense.layers {
                 // A dense module of sentence-transformers: `[pieces, in]` → `[pieces, out]`
                 vectors = self.named_linear(&format!("{}linear", layer.prefix), &vectors)?;
@@ -165,6 +181,7 @@ impl Graph<'_> {
                     vectors = self.activation(&vectors, activation);
                 }
             }
+            self.switch_to(element);
             self.output(output::DENSE, &vectors);
         }
         if let Some(SparsePlan::Lexical(name)) = &plan.sparse {
@@ -178,7 +195,12 @@ impl Graph<'_> {
             self.output(output::LEXICAL, &weights);
         }
         if let Some(multi_vector) = &plan.multi_vector {
-            let vectors = self.named_linear(&multi_vector.projection, hidden)?;
+            let mut vectors = self.named_linear(&multi_vector.projection, hidden)?;
+            if self.is_for_gpu() {
+                let (unit, faults) = self.unit_rows(&vectors);
+                self.output(output::FAULTS, &faults);
+                vectors = unit;
+            }
             self.output(output::MULTI_VECTOR, &vectors);
         }
         Ok(())

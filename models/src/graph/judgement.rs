@@ -22,12 +22,15 @@ impl Blocks<'_> {
         match plan {
             ScorePlan::Answer(answer) => {
                 let last = last(&mut self.graph)?;
-                self.answer(answer, &last)
+                self.in_32_bits(|blocks| blocks.answer(answer, &last))
             }
             ScorePlan::LayerHead { weight, .. } => {
                 let last = last(&mut self.graph)?;
-                let weight = self.graph.weight(weight, &[1, self.sizes.hidden])?;
-                self.graph.linear(&last, &weight, None)
+                self.in_32_bits(|blocks| {
+                    let shape = [1, blocks.sizes.hidden];
+                    let weight = blocks.graph.weight(weight, &shape)?;
+                    blocks.graph.linear(&last, &weight, None)
+                })
             }
             ScorePlan::Classifier => self.scores([hidden, cu_seqlens], config),
         }

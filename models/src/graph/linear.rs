@@ -46,6 +46,9 @@ pub(crate) struct PackedLayer {
 impl Graph<'_> {
     /// `x·Wᵀ + b` and what follows: `[tokens, in]` → `[tokens, out]`
     pub fn layer(&mut self, x: &Value, layer: Layer<'_>, then: Then<'_>) -> Result<Value> {
+        if self.is_for_gpu() {
+            return self.gpu_layer(x, layer, then);
+        }
         let Some(key) = self.packed(x, layer)? else {
             let y = self.linear(x, layer.weight, layer.bias)?;
             return self.then(y, then);

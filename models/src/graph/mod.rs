@@ -5,7 +5,9 @@ mod adapters;
 pub mod blocks;
 mod constant;
 pub(crate) mod decoder;
+mod element;
 mod embeddings;
+pub(crate) mod gpu;
 pub(crate) mod heads;
 mod judgement;
 mod layouts;
@@ -26,8 +28,10 @@ use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
 use crate::dtype::Arithmetic;
 use crate::error::{Error, Result};
+pub use element::ElementType;
+use gpu::GpuNodes;
 use linear::PackedLayer;
-use proto::{attribute, location, value_info};
+use proto::{location, node_proto, value_info};
 use weight_only::{Bits, QuantizedWeight};
 
 /// Domain of this project's operators.
@@ -40,35 +44,6 @@ const OPSET: i64 = 20;
 /// The file format that came with it is 9; ONNX Runtime reads every older one.
 const IR_VERSION: i64 = 9;
 const DATA_LOCATION_EXTERNAL: i32 = 1;
-
-/// What the elements of a tensor are. The numbers are those of `TensorProto.DataType`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ElementType {
-    /// 32-bit floating point.
-    F32 = 1,
-    /// Bytes.
-    U8 = 2,
-    /// 32-bit signed integers.
-    I32 = 6,
-    /// 64-bit signed integers.
-    I64 = 7,
-    /// 16-bit floating point.
-    F16 = 10,
-    /// The upper half of 32-bit floating point.
-    Bf16 = 16,
-}
-
-impl ElementType {
-    /// Bytes of one element.
-    fn bytes(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 | Self::I32 => 4,
-            Self::I64 => 8,
-        }
-    }
-}
 
 /// The length of one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,15 +124,20 @@ pub struct Node<'a> {
 pub struct Graph<'w> {
     weights: &'w Weights,
     arithmetic: Arithmetic,
+    // The type of weights and constants that are taken now.
+    element: ElementType,
     // The layers that kernels of this project compute.
     packed: Vec<PackedLayer>,
     // The tensors of all initializers that are not written into the model.
     tensors: Vec<(String, Tensor)>,
+    // Those that are given in 16-bit floating point.
+    halves: Vec<(String, Tensor)>,
     // In how many bits matrices are kept from here on, and those that are.
     bits: Option<Bits>,
     quantized: Vec<QuantizedWeight>,
     // Tables that are looked up in the type that they are stored in.
     tables: Vec<(String, Tensor)>,
+    gpu: GpuNodes,
     proto: onnx::GraphProto,
     nodes: usize,
     steps: Vec<Step>,
@@ -183,6 +163,8 @@ pub struct BuiltGraph {
     pub model: Vec<u8>,
     /// Name and tensor of every weight that ONNX Runtime is given.
     pub weights: Vec<(String, Tensor)>,
+    /// The same of those that it is given in 16-bit floating point.
+    pub(crate) halves: Vec<(String, Tensor)>,
     /// The layers that kernels of this project compute.
     pub(crate) packed: Vec<PackedLayer>,
     /// The matrices that it asks for in few bits.
@@ -217,11 +199,14 @@ impl<'w> Graph<'w> {
         Self {
             weights,
             arithmetic: Arithmetic::REFERENCE,
+            element: ElementType::F32,
             packed: Vec::new(),
             tensors: Vec::new(),
+            halves: Vec::new(),
             bits: None,
             quantized: Vec::new(),
             tables: Vec::new(),
+            gpu: GpuNodes::default(),
             proto,
             nodes: 0,
             steps: Vec::new(),
@@ -230,7 +215,17 @@ impl<'w> Graph<'w> {
 
     /// The same with layers and attention computed in another way.
     pub(crate) fn computed_in(self, arithmetic: Arithmetic) -> Self {
-        Self { arithmetic, ..self }
+        let element = arithmetic.gpu.unwrap_or(ElementType::F32);
+        Self {
+            arithmetic,
+            element,
+            ..self
+        }
+    }
+
+    /// From here on, takes weights and constants in this type; gives what it was.
+    pub(super) fn switch_to(&mut self, element: ElementType) -> ElementType {
+        std::mem::replace(&mut self.element, element)
     }
 
     /// Declares something a run is given.
@@ -244,8 +239,11 @@ impl<'w> Graph<'w> {
         value
     }
 
-    /// Declares what a run returns, under a name of its own.
+    /// Declares what a run returns, under a name of its own and, of floating-point numbers, in 32
+    /// bits.
     pub fn output(&mut self, name: &str, value: &Value) {
+        self.settle(&[value]);
+        let value = &self.cast(value, value.element_type.widened());
         self.proto.node.push(onnx::NodeProto {
             input: vec![value.name.clone()],
             output: vec![name.to_owned()],
@@ -283,8 +281,8 @@ impl<'w> Graph<'w> {
         Ok(tensor.shape().to_vec())
     }
 
-    /// Takes a tensor of the checkpoint as a 32-bit floating-point constant. Taking one twice
-    /// gives the same value.
+    /// Takes a tensor of the checkpoint as a constant, in 32-bit floating point unless a GPU
+    /// computes in fewer. Taking one twice gives the same value.
     ///
     /// # Errors
     /// `Error::Checkpoint` when it is missing, or its shape is not the one that config.json means.
@@ -366,59 +364,71 @@ impl<'w> Graph<'w> {
     }
 
     /// Declares a tensor under a name, once.
-    fn initializer(&mut self, name: String, tensor: Tensor) -> Value {
+    fn initializer(&mut self, mut name: String, tensor: Tensor) -> Value {
+        let element_type = self.element;
+        let (range, known) = match element_type {
+            ElementType::F16 => (tensor.f16_range(), &mut self.halves),
+            _ => (tensor.f32_range(), &mut self.tensors),
+        };
+        if self.arithmetic.gpu.is_some_and(|gpu| gpu != element_type) {
+            // There may be the same in the other type.
+            name.push_str(".wide");
+        }
         let shape = tensor.shape().iter().map(|&length| Dim::Fixed(length));
         let value = Value {
             name: name.clone(),
-            element_type: ElementType::F32,
+            element_type,
             shape: shape.collect(),
         };
-        if !self.tensors.iter().any(|(known, _)| *known == name) {
+        if !known.iter().any(|(known, _)| *known == name) {
             self.proto.initializer.push(onnx::TensorProto {
                 dims: tensor.shape().iter().map(|&length| length as i64).collect(),
-                data_type: ElementType::F32 as i32,
+                data_type: element_type as i32,
                 name: name.clone(),
                 external_data: location(&tensor, self.weights, {
-                    let length = tensor.elements() * size_of::<f32>();
-                    (tensor.f32_range(), length)
+                    let length = tensor.elements() * element_type.bytes();
+                    (range, length)
                 }),
                 data_location: DATA_LOCATION_EXTERNAL,
                 ..Default::default()
             });
-            self.tensors.push((name, tensor));
+            known.push((name, tensor));
         }
         value
     }
 
-    /// Adds an operation whose result has the given shape and 32-bit floating-point elements.
-    /// The functions in `ops` work the shape out and check the inputs.
+    /// Adds an operation whose result has the given shape and the type of its first input that is
+    /// of floating-point numbers, 32 bits without one. The functions in `ops` work the shape out
+    /// and check the inputs.
     pub fn node(&mut self, node: Node<'_>, shape: &[Dim]) -> Value {
-        let name = format!("{}_{}", node.operator, self.nodes);
-        self.nodes += 1;
-        self.proto.node.push(onnx::NodeProto {
-            input: node.inputs.iter().map(|value| value.name.clone()).collect(),
-            output: vec![name.clone()],
-            name: name.clone(),
-            op_type: node.operator.to_owned(),
-            attribute: node.attributes.iter().map(attribute).collect(),
-            domain: node.domain.to_owned(),
-        });
+        self.settle(node.inputs);
+        let name = self.node_name(node.operator);
+        self.proto.node.push(node_proto(&node, vec![name.clone()]));
         self.steps.push(Step {
             operator: node.operator,
             inputs: node.inputs.iter().map(|value| value.name.clone()).collect(),
             output: name.clone(),
             shape: shape.to_vec(),
         });
+        let mut types = node.inputs.iter().map(|input| input.element_type);
         Value {
             name,
-            element_type: ElementType::F32,
+            element_type: types
+                .find(|found| found.is_float())
+                .unwrap_or(ElementType::F32),
             shape: shape.to_vec(),
         }
+    }
+
+    fn node_name(&mut self, operator: &str) -> String {
+        self.nodes += 1;
+        format!("{operator}_{}", self.nodes - 1)
     }
 
     /// Ends the construction.
     pub fn finish(mut self) -> BuiltGraph {
         self.drop_packed_weights();
+        self.drop_unused_sums();
         if !self.quantized.is_empty() || !self.tables.is_empty() {
             self.drop_unused();
         }
@@ -439,6 +449,7 @@ impl<'w> Graph<'w> {
         BuiltGraph {
             model: model.encode_to_vec(),
             weights,
+            halves: self.halves,
             packed: self.packed,
             quantized: self.quantized,
             tables: self.tables,

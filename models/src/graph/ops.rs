@@ -1,6 +1,7 @@
 //! Single operations with their shape rules. Which ONNX operators to use on CPU was measured:
 //! `Gemm` on weights as they lie in the file, and `Add` + `LayerNormalization` rather than the
-//! fused `SkipLayerNormalization`, which is several times slower there.
+//! fused `SkipLayerNormalization`, which is several times slower there. Those of a GPU are in
+//! `gpu`.
 
 use retort_kernels::Pooling;
 
@@ -71,10 +72,25 @@ impl Graph<'_> {
         Ok(self.onnx("Gather", &[table, ids], &[], &[*tokens, *width]))
     }
 
+    /// The same numbers in another type.
+    pub(super) fn cast(&mut self, x: &Value, element_type: ElementType) -> Value {
+        if x.element_type == element_type {
+            return x.clone();
+        }
+        let attributes = [("to", Attribute::Int(element_type as i64))];
+        Value {
+            element_type,
+            ..self.onnx("Cast", &[x], &attributes, x.shape())
+        }
+    }
+
     /// The sum of two tensors of one shape.
     pub fn add(&mut self, left: &Value, right: &Value) -> Result<Value> {
         if left.shape() != right.shape() {
             return Err(mismatch("Add", &[left, right]));
+        }
+        if self.is_for_gpu() {
+            return Ok(self.residual_sum([left, right], None));
         }
         Ok(self.onnx("Add", &[left, right], &[], left.shape()))
     }
@@ -86,7 +102,9 @@ impl Graph<'_> {
         let ([tokens, inner], [out, weight_inner]) = (x.shape(), weight.shape()) else {
             return Err(mismatch("Gemm", &inputs));
         };
-        if inner != weight_inner || bias.is_some_and(|bias| bias.shape() != [*out]) {
+        let is_one_type = inputs.iter().all(|i| i.element_type == x.element_type);
+        if inner != weight_inner || bias.is_some_and(|bias| bias.shape() != [*out]) || !is_one_type
+        {
             return Err(mismatch("Gemm", &inputs));
         }
         if let Some(bits) = self.bits {
@@ -164,6 +182,9 @@ impl Graph<'_> {
         if inputs[1..].iter().any(|input| input.shape() != width) {
             return Err(mismatch(operator, inputs));
         }
+        if let Some(normed) = self.norm_of_sum(operator, inputs, epsilon) {
+            return Ok(normed);
+        }
         let attributes = [
             ("axis", Attribute::Int(-1)),
             ("epsilon", Attribute::Float(epsilon)),
@@ -182,6 +203,7 @@ impl Graph<'_> {
             Activation::Relu => self.onnx("Relu", &[x], &[], x.shape()),
             Activation::Tanh => self.onnx("Tanh", &[x], &[], x.shape()),
             Activation::Sigmoid => self.onnx("Sigmoid", &[x], &[], x.shape()),
+            Activation::Silu if self.is_for_gpu() => self.quick_gelu(x),
             Activation::Silu => {
                 let gate = self.onnx("Sigmoid", &[x], &[], x.shape());
                 self.onnx("Mul", &[x, &gate], &[], x.shape())
@@ -211,6 +233,9 @@ impl Graph<'_> {
             || !(shape.alibi_slopes.is_empty() || shape.alibi_slopes.len() == heads)
         {
             return Err(mismatch("PackedAttention", &inputs));
+        }
+        if self.is_for_gpu() {
+            return self.packed_multi_head_attention([query, key, value], cu_seqlens, shape);
         }
         let mut attributes = vec![
             ("num_heads", Attribute::Int(heads as i64)),
@@ -252,7 +277,11 @@ impl Graph<'_> {
             inputs: &[hidden, cu_seqlens],
             attributes: &attributes,
         };
-        Ok(self.node(node, &[pieces, Dim::Fixed(width)]))
+        // Long sums in 16 bits would lose what is added last.
+        Ok(Value {
+            element_type: hidden.element_type.widened(),
+            ..self.node(node, &[pieces, Dim::Fixed(width)])
+        })
     }
 
     /// A node of ONNX's own domain.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::onnx::dimension_proto::Length;
-use super::{Attribute, Dim, Value, onnx};
+use super::{Attribute, Dim, Node, Value, onnx};
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
 
@@ -38,7 +38,19 @@ pub(super) fn location(
     ]
 }
 
-pub(super) fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributeProto {
+/// A node under the name of its first output.
+pub(super) fn node_proto(node: &Node<'_>, output: Vec<String>) -> onnx::NodeProto {
+    onnx::NodeProto {
+        input: node.inputs.iter().map(|value| value.name.clone()).collect(),
+        name: output[0].clone(),
+        output,
+        op_type: node.operator.to_owned(),
+        attribute: node.attributes.iter().map(attribute).collect(),
+        domain: node.domain.to_owned(),
+    }
+}
+
+fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributeProto {
     let mut proto = onnx::AttributeProto {
         name: (*name).to_owned(),
         ..Default::default()

@@ -3,7 +3,7 @@
 //! provider computes the same way.
 
 use super::ops::mismatch;
-use super::{Attribute, Dim, Graph, MICROSOFT, Node, Value};
+use super::{Attribute, Dim, ElementType, Graph, MICROSOFT, Node, Value};
 use crate::error::Result;
 
 /// What a run turns its tokens by.
@@ -26,9 +26,9 @@ impl Graph<'_> {
         let &[tokens] = positions.shape() else {
             return Err(mismatch("RotaryEmbedding", &[positions]));
         };
-        // 1 is the number of 32-bit floating point in `TensorProto.DataType`.
-        let attributes = [("to", Attribute::Int(1))];
-        let positions = self.onnx("Cast", &[positions], &attributes, &[tokens]);
+        // The angle of a late position has more digits than 16 bits hold; its cosine has not.
+        let element = self.switch_to(ElementType::F32);
+        let positions = self.cast(positions, ElementType::F32);
         let last = self.integers(&[-1], &[1]);
         let column = [tokens, Dim::Fixed(1)];
         let positions = self.onnx("Unsqueeze", &[&positions, &last], &[], &column);
@@ -43,9 +43,11 @@ impl Graph<'_> {
                 self.scale(&wave, factor)
             }
         };
+        let (cosines, sines) = (wave("Cos"), wave("Sin"));
+        self.switch_to(element);
         Ok(Angles {
-            cosines: wave("Cos"),
-            sines: wave("Sin"),
+            cosines: self.cast(&cosines, element),
+            sines: self.cast(&sines, element),
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use ort::session::SessionOutputs;
+use retort_kernels::RowFault;
 use retort_kernels::normalize::l2_normalize;
 
 use super::late_interaction::LateInteraction;
@@ -141,18 +142,48 @@ impl PackedOutputs {
         outputs: &mut [Output],
     ) -> Result<()> {
         let table = Table::read(results, output::MULTI_VECTOR, batch.tokens())?;
+        let faults = faults(results, batch.tokens())?;
         for (range, output) in batch.ranges().zip(outputs) {
             let first = (range.start + self.skipped).min(range.end);
-            let vectors = MultiVector {
-                width: table.width,
-                values: table.rows(first..range.end).to_vec(),
+            let (tokens, ids) = (first..range.end, &batch.input_ids[range]);
+            let kept = |width, values| {
+                let vectors = MultiVector { width, values };
+                kept_vectors(self.late_interaction.as_ref(), ids, vectors)
             };
-            let ids = &batch.input_ids[range];
-            let vectors = kept_vectors(self.late_interaction.as_ref(), ids, vectors);
-            output.multi_vector = Some(unit_vectors(vectors.values, vectors.width)?);
+            let vectors = kept(table.width, table.rows(tokens.clone()).to_vec());
+            output.multi_vector = Some(match faults {
+                None => unit_vectors(vectors.values, vectors.width)?,
+                Some(faults) => {
+                    let codes = faults[tokens].iter().map(|&code| code as f32);
+                    for code in kept(1, codes.collect()).values {
+                        RowFault::of_code(code as i32).map_or(Ok(()), |f| Err(faulty(f)))?;
+                    }
+                    vectors
+                }
+            });
         }
         Ok(())
     }
+}
+
+/// What a GPU found wrong with token vectors that it scaled; `None` where they are not scaled yet.
+fn faults<'a>(results: &'a SessionOutputs<'_>, tokens: usize) -> Result<Option<&'a [i32]>> {
+    let Some(value) = results.get(output::FAULTS) else {
+        return Ok(None);
+    };
+    let (_, faults) = value.try_extract_tensor::<i32>()?;
+    match faults.len() == tokens {
+        true => Ok(Some(faults)),
+        false => Err(Error::Runtime(format!(
+            "the graph returned `{}` of `{}` tokens for `{tokens}`",
+            output::FAULTS,
+            faults.len()
+        ))),
+    }
+}
+
+fn faulty(fault: RowFault) -> Error {
+    Error::Runtime(format!("a token vector is {fault}"))
 }
 
 /// The vectors of the pieces of each sequence.
@@ -191,7 +222,7 @@ pub(crate) fn kept_vectors(
 /// Vectors of tokens, scaled to length 1. `[tokens, width]`
 pub(crate) fn unit_vectors(mut values: Vec<f32>, width: usize) -> Result<MultiVector> {
     for row in values.chunks_exact_mut(width) {
-        l2_normalize(row).map_err(|fault| Error::Runtime(format!("a token vector is {fault}")))?;
+        l2_normalize(row).map_err(faulty)?;
     }
     Ok(MultiVector { width, values })
 }

@@ -12,6 +12,7 @@ use crate::heads::late_interaction::LateInteraction;
 use crate::heads::{Head, plan};
 use crate::matryoshka::Matryoshka;
 use crate::prompts::Prompts;
+use crate::provider::Provider;
 
 impl EncoderInfo {
     /// Whether every text must be run with one of `tasks`. A graph that is built here can do
@@ -134,12 +135,26 @@ pub(super) fn refuse_cutoff_layer(options: &LoadOptions) -> Result<()> {
     }
 }
 
+/// Rows of a table are found and averaged in no time.
+pub(super) fn refuse_gpu(options: &LoadOptions) -> Result<()> {
+    match &options.provider {
+        Provider::Cpu => Ok(()),
+        Provider::Cuda(_) => Err(Error::Unsupported(
+            "static embeddings are rows of a table, which a GPU has nothing to compute of; set the \
+             device of this model to `cpu`"
+                .to_owned(),
+        )),
+    }
+}
+
 /// Only layers that this project builds can be computed in another type than their own.
 pub(super) fn refuse_dtype(options: &LoadOptions, why: &str) -> Result<()> {
     match options.dtype {
         DtypeChoice::Auto | DtypeChoice::Fp32 => Ok(()),
-        asked @ (DtypeChoice::Bf16 | DtypeChoice::Int8) => Err(Error::Unsupported(format!(
-            "dtype `{asked}` needs a checkpoint that a graph is built for: {why}; take `auto`"
-        ))),
+        asked @ (DtypeChoice::Fp16 | DtypeChoice::Bf16 | DtypeChoice::Int8) => {
+            Err(Error::Unsupported(format!(
+                "dtype `{asked}` needs a checkpoint that a graph is built for: {why}; take `auto`"
+            )))
+        }
     }
 }

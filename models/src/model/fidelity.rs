@@ -10,11 +10,13 @@ use super::parts::Parts;
 use super::{EncoderInfo, LoadOptions};
 use crate::batch::{Batch, Encoding};
 use crate::dtype::{Arithmetic, Dtype, DtypeChoice, Fidelity, Measured};
+use crate::encoder::on_device::{OnDevice, SharedEncoder};
 use crate::encoder::{Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
 use crate::heads::{Heads, Output, SparseVector};
 use crate::memory::release_unused_memory;
+use crate::provider::device::Device;
 use crate::session::{LoadedSession, SharedGraph};
 use crate::tokenizer::{Truncation, TruncationSide};
 
@@ -49,6 +51,7 @@ const QUERY: &str = "how are the numbers of a text computed?";
 
 /// What is needed to open a graph in one type or another.
 pub(super) struct Opening<'a> {
+    pub(super) device: &'a Device,
     pub(super) options: &'a LoadOptions,
     pub(super) parts: &'a Parts,
     pub(super) info: &'a EncoderInfo,
@@ -63,6 +66,8 @@ pub(super) struct OpenedGraph {
     /// The same as the reference implementations compute it, where `graph` does otherwise: names
     /// and places, no numbers.
     pub(super) reference: Option<BuiltGraph>,
+    /// The one encoder of a model on a GPU; on a processor each thread has its own.
+    pub(super) on_gpu: Option<SharedEncoder<PackedEncoder>>,
 }
 
 impl OpenedGraph {
@@ -95,8 +100,8 @@ impl Opening<'_> {
         if let Some(known) = &self.options.measured {
             return self.opened(known.dtype, reference, known.fidelity.clone());
         }
-        let dtype = self.options.dtype.tried();
-        if dtype == Dtype::Fp32 {
+        let dtype = self.options.dtype.tried_on(&self.options.provider)?;
+        if dtype == Dtype::Fp32 && self.device.gpu().is_none() {
             return self.opened(dtype, reference, Fidelity::default());
         }
         let probes = self.probes()?;
@@ -105,11 +110,12 @@ impl Opening<'_> {
         let expected = self.run(wide.passing_session(cores())?, &probes)?;
         drop(wide);
         release_unused_memory();
-        let graph = SharedGraph::new(
-            &self.options.runtime,
-            self.parts.graph(Arithmetic::of(dtype, Isa::detect()))?,
-        )?;
-        let found = self.run(graph.passing_session(cores())?, &probes)?;
+        let graph = self.shared(self.parts.graph(self.arithmetic(dtype))?)?;
+        let on_gpu = self.on_gpu(&graph)?;
+        let found = match &on_gpu {
+            Some(encoder) => encoder.handle().encode(&probes)?,
+            None => self.run(graph.passing_session(cores())?, &probes)?,
+        };
         let fidelity = compare(&expected, &found);
         let Some(reason) = self.objection(dtype, &fidelity) else {
             return Ok(OpenedGraph {
@@ -117,9 +123,10 @@ impl Opening<'_> {
                 dtype,
                 fidelity,
                 reference: Some(reference),
+                on_gpu,
             });
         };
-        drop(graph);
+        drop((on_gpu, graph));
         release_unused_memory();
         if self.options.dtype != DtypeChoice::Auto {
             return Err(Error::Unsupported(reason));
@@ -128,7 +135,14 @@ impl Opening<'_> {
             fallback: Some(reason),
             ..Fidelity::default()
         };
-        self.opened(Dtype::Fp32, reference, fidelity)
+        let opened = self.opened(Dtype::Fp32, reference, fidelity)?;
+        if let Some(encoder) = &opened.on_gpu {
+            let found = encoder.handle().encode(&probes)?;
+            if let Some(reason) = self.objection(Dtype::Fp32, &compare(&expected, &found)) {
+                return Err(Error::Unsupported(reason));
+            }
+        }
+        Ok(opened)
     }
 
     /// A graph in a type that needs no comparison any more.
@@ -138,30 +152,53 @@ impl Opening<'_> {
         reference: BuiltGraph,
         fidelity: Fidelity,
     ) -> Result<OpenedGraph> {
-        let arithmetic = Arithmetic::of(dtype, Isa::detect());
+        let arithmetic = self.arithmetic(dtype);
         let (graph, reference) = match arithmetic == Arithmetic::REFERENCE {
             true => (reference, None),
             false => (self.parts.graph(arithmetic)?, Some(reference)),
         };
+        let graph = self.shared(graph)?;
         Ok(OpenedGraph {
-            graph: SharedGraph::new(&self.options.runtime, graph)?,
+            on_gpu: self.on_gpu(&graph)?,
+            graph,
             dtype,
             fidelity,
             reference,
         })
     }
 
+    fn arithmetic(&self, dtype: Dtype) -> Arithmetic {
+        Arithmetic::on(&self.options.provider, dtype, Isa::detect())
+    }
+
+    fn shared(&self, graph: BuiltGraph) -> Result<SharedGraph> {
+        SharedGraph::on(self.device, &self.options.runtime, graph)
+    }
+
+    /// The encoder of a graph on a GPU; `None` on a processor.
+    fn on_gpu(&self, graph: &SharedGraph) -> Result<Option<SharedEncoder<PackedEncoder>>> {
+        let Some(gpu) = self.device.gpu() else {
+            return Ok(None);
+        };
+        let session = graph.session_on(gpu)?;
+        let encoder = PackedEncoder::new(session, Arc::clone(self.interface));
+        let encoder = OnDevice::new(encoder, Arc::clone(gpu) as _);
+        Ok(Some(SharedEncoder::new(encoder)))
+    }
+
     /// Why a type is not taken.
     fn objection(&self, dtype: Dtype, fidelity: &Fidelity) -> Option<String> {
         let chosen = self.options.dtype;
         let (cosine_min, logit_max) = match chosen {
-            DtypeChoice::Auto => (AUTO_COSINE_MIN, AUTO_LOGIT_MAX),
+            // A GPU that is far off even so does not compute as it should.
+            DtypeChoice::Auto | DtypeChoice::Fp32 => (AUTO_COSINE_MIN, AUTO_LOGIT_MAX),
             _ if self.options.force_dtype => return None,
             _ => (COSINE_FLOOR, LOGIT_CEILING),
         };
         let dtype = dtype.short_name();
         let way_out = match chosen {
             DtypeChoice::Auto => "",
+            DtypeChoice::Fp32 => "; the GPU or its libraries do not compute as they should",
             _ => "; take `auto` or `fp32`, or force it with `force_dtype = true`",
         };
         // What is not a number is no agreement either.

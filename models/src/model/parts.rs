@@ -18,6 +18,7 @@ use crate::heads::judgement::{Opened, ScorePlan};
 use crate::heads::late_interaction::LateInteraction;
 use crate::heads::outputs::{PackedOutputs, SparseOutput};
 use crate::heads::plan::{HeadPlan, SparsePlan};
+use crate::provider::Provider;
 use crate::reranking;
 use crate::tokenizer::Tokenizer;
 
@@ -114,7 +115,9 @@ impl Parts {
             checkpoint_dtype: stored_dtype(graph),
             dtype: Dtype::Fp32.name().to_owned(),
             fidelity: Fidelity::default(),
-            device: "cpu".to_owned(),
+            provider: Provider::Cpu,
+            device: Provider::Cpu.to_string(),
+            device_name: None,
             source: GraphSource::Built,
             matryoshka: matryoshka(checkpoint, dimensions, options),
             prompts: checkpoint.prompts.clone(),

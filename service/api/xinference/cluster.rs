@@ -12,7 +12,7 @@ use serde_json::Value;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use utoipa::ToSchema;
 
-use super::{GPUS, cache::Done, flag, parameters, records};
+use super::{cache::Done, flag, parameters, records};
 use crate::{
     api::{
         AppState,
@@ -90,7 +90,7 @@ pub struct Node {
     /// `Supervisor` or `Worker`.
     node_type: &'static str,
     ip_address: String,
-    gpu_count: u32,
+    gpu_count: usize,
     gpu_vram_total: u64,
     /// With `detailed=true`: cores, memory and what of them is free.
     #[serde(flatten)]
@@ -222,11 +222,12 @@ pub async fn info(
     let detailed = flag(parameters(query)?.detailed.as_deref()) == Some(true);
     let address = &state.settings.address;
     let ip = address.rsplit_once(':').map_or(&**address, |(ip, _)| ip);
+    let gpus = state.settings.devices.gpus();
     let node = |node_type| Node {
         node_type,
         ip_address: ip.to_owned(),
-        gpu_count: GPUS,
-        gpu_vram_total: 0,
+        gpu_count: gpus.len(),
+        gpu_vram_total: gpus.iter().map(|gpu| gpu.memory_bytes).sum(),
         details: detailed.then(|| NodeDetails::of(&Machine::now())),
     };
     Ok(Json(vec![node("Supervisor"), node("Worker")]))
@@ -241,8 +242,8 @@ pub async fn version() -> Json<ClusterVersion> {
 }
 
 /// `GET /v1/cluster/devices`: how many GPUs models can run on.
-pub async fn devices() -> Json<u32> {
-    Json(GPUS)
+pub async fn devices(State(state): State<AppState>) -> Json<usize> {
+    Json(state.settings.devices.gpus().len())
 }
 
 /// `GET /v1/cluster/ui_config`: nothing to configure.

@@ -18,6 +18,7 @@ use crate::{
         AppState,
         extract::{JsonBody, WireBody},
     },
+    devices::numbers_of,
     error::{Error, Result},
     fleet::{FleetModel, LaunchProgress, Stage},
 };
@@ -61,7 +62,7 @@ pub struct Replica {
     /// Why it did not load.
     error_message: Option<String>,
     replica_uid: Option<String>,
-    gpu_idx: Option<Vec<u32>>,
+    gpu_idx: Option<Vec<usize>>,
 }
 
 /// How far a launch is.
@@ -308,6 +309,14 @@ impl Instance {
 
 fn replicas_of(model: &FleetModel, address: &str) -> Vec<Replica> {
     let (status, model_state) = states(model.progress.stage);
+    let encoder = model.info.encoder.as_ref();
+    let gpus = encoder.map_or_else(Vec::new, |encoder| numbers_of(&encoder.device));
+    // Those of a launch are shared out in their order, as Xinference does it.
+    let replicas = model.spec.replicas;
+    let own = |replica: usize| match gpus.len().checked_div(replicas) {
+        None | Some(0) => gpus.clone(),
+        Some(each) => gpus[replica * each..][..each].to_vec(),
+    };
     let replica = |replica_id| Replica {
         replica_id,
         replica_model_uid: format!("{}-{replica_id}", model.info.name),
@@ -317,9 +326,9 @@ fn replicas_of(model: &FleetModel, address: &str) -> Vec<Replica> {
         created_ts: model.launched,
         error_message: model.progress.error.clone(),
         replica_uid: None,
-        gpu_idx: None,
+        gpu_idx: Some(own(replica_id)).filter(|gpus| !gpus.is_empty()),
     };
-    (0..model.spec.replicas).map(replica).collect()
+    (0..replicas).map(replica).collect()
 }
 
 /// The status of an instance and the state of its model, in Xinference's words. A model that

@@ -10,13 +10,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{GPUS, ModelType, flag, parameters};
+use super::{
+    ModelType, flag,
+    gpus::{self, Asked},
+    parameters,
+};
 use crate::{
     api::{
         AppState,
         extract::{JsonBody, WireBody, shorten},
     },
     config::{Generation, REPLICAS_MAX, check_name, is_directory},
+    devices::Devices,
     error::{Error, Result},
     fleet::LaunchSpec,
     keep_alive::KeepAlive,
@@ -44,14 +49,17 @@ pub struct LaunchBody {
     /// GPUs to run on: a number, or a list whose length is a multiple of `replica`.
     #[schema(value_type = Option<Vec<u32>>)]
     gpu_idx: Option<Value>,
-    /// How many GPUs: a number, `auto`, or null for none.
+    /// How many GPUs for each replica: a number, or `auto` or null, which leave it to the server.
     #[schema(value_type = Option<String>)]
     n_gpu: Option<Value>,
+    /// Where it runs, as in the configuration: `auto`, `cpu`, `cuda`, `cuda:0,1`.
+    device: Option<String>,
     /// The longest input in tokens.
     max_tokens: Option<Value>,
     /// How token vectors become one.
     pooling: Option<String>,
-    /// What it is computed in: `auto`, `fp32`, `bf16` or `int8`; by default what is configured.
+    /// What it is computed in: `auto`, `fp32`, `fp16`, `bf16` or `int8`; by default what is
+    /// configured.
     dtype: Option<String>,
     /// The same in the words of Xinference and PyTorch: `float32` or `bfloat16`.
     torch_dtype: Option<Value>,
@@ -80,6 +88,7 @@ impl WireBody for LaunchBody {
         "model_path",
         "model_revision",
         "pooling",
+        "device",
         "dtype",
         "weights",
         "persist",
@@ -120,7 +129,12 @@ pub async fn launch(
     JsonBody(body): JsonBody<LaunchBody>,
 ) -> Result<Json<LaunchAnswer>> {
     let wait_ready = flag(parameters(query)?.wait_ready.as_deref()).unwrap_or(true);
-    let spec = spec(body, &state.fleet.catalog(), &state.fleet.spec(""))?;
+    let means = Means {
+        catalog: &state.fleet.catalog(),
+        devices: &state.settings.devices,
+        defaults: &state.fleet.spec(""),
+    };
+    let spec = spec(body, &means)?;
     let launched = state.fleet.launch(spec)?;
     if wait_ready {
         state.fleet.wait_ready(&launched.uid).await?;
@@ -130,8 +144,23 @@ pub async fn launch(
     }))
 }
 
-/// What a body asks for. The catalogue tells names from misspelt ones before anything is begun.
-fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<LaunchSpec> {
+/// What a body is read by.
+struct Means<'a> {
+    /// Tells names from misspelt ones before anything is begun.
+    catalog: &'a Catalog,
+    /// What there is to run on.
+    devices: &'a Devices,
+    /// What holds where the body says nothing.
+    defaults: &'a LaunchSpec,
+}
+
+/// What a body asks for.
+fn spec(body: LaunchBody, means: &Means<'_>) -> Result<LaunchSpec> {
+    let Means {
+        catalog,
+        devices,
+        defaults,
+    } = *means;
     let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
     let name = given(body.model_name)
         .ok_or_else(|| Error::invalid("model_name", "`model_name` is missing"))?;
@@ -146,8 +175,13 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         check_uid(uid)?;
     }
     let replicas = read_replicas(body.replica.as_ref())?;
-    let asked = asked_gpus(body.gpu_idx.as_ref(), body.n_gpu.as_ref(), replicas)?;
-    refuse_absent(asked)?;
+    let asked = Asked {
+        gpu_idx: body.gpu_idx.as_ref(),
+        n_gpu: body.n_gpu.as_ref(),
+        device: body.device.as_deref().filter(|text| !text.is_empty()),
+        replicas,
+    };
+    let device = gpus::device(&asked, devices)?;
     let reference = match path {
         Some(path) => path,
         None => resolved(name, catalog)?,
@@ -176,6 +210,7 @@ fn spec(body: LaunchBody, catalog: &Catalog, defaults: &LaunchSpec) -> Result<La
         max_tokens: read_count("max_tokens", body.max_tokens.as_ref())?,
         pooling: read_pooling(given(body.pooling))?,
         keep_alive: read_keep_alive(body.keep_alive.as_ref())?.unwrap_or(defaults.keep_alive),
+        device,
         dtype: dtype.unwrap_or(defaults.dtype),
         generation: Generation {
             weights: weights.unwrap_or(defaults.generation.weights),
@@ -277,71 +312,6 @@ pub(super) fn read_replicas(value: Option<&Value>) -> Result<usize> {
     Ok(replicas)
 }
 
-/// The field that asks for a GPU outright, and how many there would have to be. `auto` and null
-/// leave the choice to the server, as Xinference's clients do unless told otherwise.
-type Asked = Option<(&'static str, u64)>;
-
-/// Reads what is said of GPUs.
-///
-/// # Errors
-/// When it is wrong whatever the machine has.
-fn asked_gpus(gpu_idx: Option<&Value>, n_gpu: Option<&Value>, replicas: usize) -> Result<Asked> {
-    let wrong = |field: &'static str, value: &Value, wanted: &str| {
-        let value = shorten(&value.to_string(), 100);
-        Error::invalid(field, format!("`{field}` is `{value}`; give {wanted}"))
-    };
-    let indices: Vec<u64> = match gpu_idx {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Number(number)) if number.is_u64() => number.as_u64().into_iter().collect(),
-        Some(list @ Value::Array(indices)) => {
-            if !indices.iter().all(Value::is_u64) {
-                return Err(wrong("gpu_idx", list, "the numbers of GPUs"));
-            }
-            if indices.is_empty() || indices.len() % replicas != 0 {
-                let message = format!(
-                    "`gpu_idx` names {} GPUs, which cannot be shared out evenly among `replica` = \
-                     {replicas}",
-                    indices.len()
-                );
-                return Err(Error::invalid("gpu_idx", message));
-            }
-            indices.iter().filter_map(Value::as_u64).collect()
-        }
-        Some(other) => return Err(wrong("gpu_idx", other, "a number or a list of numbers")),
-    };
-    let count = match n_gpu {
-        None | Some(Value::Null) => 0,
-        Some(Value::String(text)) if text == "auto" => 0,
-        Some(other) => {
-            let number = match other {
-                Value::Number(number) => number.as_u64(),
-                Value::String(text) => text.parse().ok(),
-                _ => None,
-            };
-            number.ok_or_else(|| wrong("n_gpu", other, "a number, `auto` or null"))?
-        }
-    };
-    let highest = indices.into_iter().max();
-    let by_index = highest.map(|highest| ("gpu_idx", highest.saturating_add(1)));
-    Ok(by_index.or(Some(("n_gpu", count)).filter(|_| count > 0)))
-}
-
-/// Refuses a launch on GPUs that are not there: whoever asks for one outright would rather know
-/// than have a model that is slower than expected, and Xinference refuses as well.
-fn refuse_absent(asked: Asked) -> Result<()> {
-    match asked {
-        Some((field, wanted)) if wanted > u64::from(GPUS) => Err(Error::invalid(
-            field,
-            format!(
-                "`{field}` asks for a GPU, and this server has {GPUS} of them to run models on: \
-                 this version runs all on the CPU; leave `gpu_idx` out and send `n_gpu` as \
-                 `auto` or null to have that"
-            ),
-        )),
-        Some(_) | None => Ok(()),
-    }
-}
-
 fn read_dtype(name: &str) -> Result<DtypeChoice> {
     let read = name.to_ascii_lowercase().parse();
     read.map_err(|_| {
@@ -388,7 +358,8 @@ fn implied_weights(
         "int8" | "8-bit" => Some(DecoderWeights::Int8),
         "int4" | "4-bit" => Some(DecoderWeights::Int4),
         _ => match dtype? {
-            DtypeChoice::Auto => None,
+            // What is for GPUs leaves the choice open, as a decoder runs on none.
+            DtypeChoice::Auto | DtypeChoice::Fp16 => None,
             DtypeChoice::Fp32 => Some(DecoderWeights::Fp32),
             DtypeChoice::Bf16 => Some(DecoderWeights::Bf16),
             DtypeChoice::Int8 => Some(DecoderWeights::Int8),
@@ -443,7 +414,12 @@ mod tests {
 
     fn read(body: &Value) -> Result<LaunchSpec> {
         let body = serde_json::from_value(body.clone()).unwrap();
-        spec(body, &Catalog::compiled().unwrap(), &LaunchSpec::of(""))
+        let means = Means {
+            catalog: &Catalog::compiled().unwrap(),
+            devices: &Devices::default(),
+            defaults: &LaunchSpec::of(""),
+        };
+        spec(body, &means)
     }
 
     #[test]
@@ -456,7 +432,12 @@ mod tests {
         };
         let read = |body: Value| {
             let body = serde_json::from_value(body).unwrap();
-            let spec = spec(body, &Catalog::compiled().unwrap(), &defaults).unwrap();
+            let means = Means {
+                catalog: &Catalog::compiled().unwrap(),
+                devices: &Devices::default(),
+                defaults: &defaults,
+            };
+            let spec = spec(body, &means).unwrap();
             (spec.keep_alive, spec.persist, spec.dtype)
         };
         let open = json!({"model_name": "bge-m3"});

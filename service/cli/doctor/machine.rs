@@ -1,27 +1,19 @@
-//! Processor, memory and GPU.
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
+//! Processor and memory.
 
 use retort_kernels::Isa;
 use retort_kernels::linear::LinearKind;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::Finding;
-use super::runtime::first_line;
 use crate::cli::table::bytes;
-use crate::config::{Config, Environment};
+use crate::config::Config;
 
 /// Below this, even a small model and its runtime do not fit.
 const MEMORY_BYTES_MIN: u64 = 1_000_000_000;
 
 /// What the machine computes with.
-pub fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
-    vec![
-        cpu(config, Isa::detect().name()),
-        memory(),
-        gpu(environment),
-    ]
+pub fn examine(config: &Config) -> Vec<Finding> {
+    vec![cpu(config, Isa::detect().name()), memory()]
 }
 
 /// The processor's own name; empty when it does not say.
@@ -97,43 +89,6 @@ fn memory() -> Finding {
     }
 }
 
-/// A GPU is only reported: no provider for one is part of this build.
-fn gpu(environment: &Environment) -> Finding {
-    let query = ["--query-gpu=name,driver_version", "--format=csv,noheader"];
-    let named = first_line(Command::new("nvidia-smi").args(query));
-    let driver = driver(environment);
-    let finding = match (named, driver) {
-        (Some(name), _) => format!("{name}; this build computes on the CPU"),
-        (None, Some(path)) => {
-            format!(
-                "driver {}, no device answers; this build computes on the CPU",
-                path.display()
-            )
-        }
-        (None, None) => "none found: the CPU will be used".into(),
-    };
-    Finding::good("gpu", finding)
-}
-
-/// The driver's library, where loaders look for it; WSL keeps it in a place of its own.
-fn driver(environment: &Environment) -> Option<PathBuf> {
-    const PLACES: [&str; 5] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/lib/wsl/lib",
-    ];
-    let named = environment
-        .get("LD_LIBRARY_PATH")
-        .unwrap_or_default()
-        .split(':');
-    let places = named.filter(|place| !place.is_empty()).chain(PLACES);
-    places
-        .map(|place| Path::new(place).join("libcuda.so.1"))
-        .find(|path| path.exists())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,15 +101,5 @@ mod tests {
         let warning = warning.expect("a warning");
         assert_eq!(warning.status, Status::Warning);
         assert!(warning.finding.contains("not used: amx_bf16, amx_int8"));
-    }
-
-    #[test]
-    fn a_driver_is_found_where_loaders_look() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let library = directory.path().join("libcuda.so.1");
-        std::fs::write(&library, "").expect("a file");
-        let path = format!("/nonexistent:{}", directory.path().display());
-        let environment = [("LD_LIBRARY_PATH", path)].into_iter().collect();
-        assert_eq!(driver(&environment), Some(library));
     }
 }

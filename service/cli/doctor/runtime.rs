@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use retort_models::Runtime;
 
-use super::Finding;
+use super::{Finding, gpu};
 use crate::config::Config;
 use crate::provision::{self, Network, Progress, ProvisionConfig};
 
@@ -24,14 +24,12 @@ pub fn examine(config: &Config) -> Vec<Finding> {
 /// Looks where a start would look, loads what is there, and fetches nothing.
 fn library(config: &Config, can_fetch: bool) -> Finding {
     const CHECK: &str = "onnx runtime";
-    let network = Network::Forbidden {
-        by: "retort doctor".into(),
+    let provision = gpu::without_network(&config.provision);
+    let found = match gpu::library(config) {
+        Some(library) => Ok(library),
+        None => provision::runtime(&provision, &Progress::silent()),
     };
-    let provision = ProvisionConfig {
-        network,
-        ..config.provision.clone()
-    };
-    let found = match provision::runtime(&provision, &Progress::silent()) {
+    let found = match found {
         Ok(found) => found,
         Err(_) if config.provision.runtime_path.is_none() && can_fetch => {
             let finding = format!(

@@ -25,7 +25,9 @@ fn minilm() -> ModelInfo {
             checkpoint_dtype: "float32".into(),
             dtype: "float32".into(),
             fidelity: retort_models::Fidelity::default(),
+            provider: retort_models::Provider::Cpu,
             device: "cpu".into(),
+            device_name: None,
             source: GraphSource::Built,
             matryoshka: retort_models::Matryoshka::default(),
             prompts: Prompts::default(),
@@ -46,10 +48,12 @@ fn facts(models: Vec<ModelInfo>) -> Report {
             version: "1.31.1".into(),
             origin: "cache".into(),
             path: "/home/ada/.cache/retort/libonnxruntime.so".into(),
+            cuda: None,
         },
         models,
         processor: "Analytical Engine".into(),
         threads: 2,
+        why_cpu: None,
         config: None,
         keys: 0,
         address: ([127, 0, 0, 1], 9997).into(),
@@ -167,5 +171,29 @@ fn what_is_unusual_about_reading_is_told() {
     info.cutoff_layer = Some(28);
     let text = report(&facts(vec![model]));
     let expected = "\n           scores of layer 28, tasks retrieval.query, separation\n";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn gpus_are_named_and_their_absence_is_explained() {
+    let mut on_gpus = minilm();
+    let info = on_gpus.encoder.as_mut().unwrap();
+    info.device = "cuda:0,1".into();
+    info.device_name = Some("NVIDIA H200".into());
+    info.dtype = "float16".into();
+    let mut both = facts(vec![on_gpus, minilm()]);
+    both.runtime.cuda = Some("cache".into());
+    let text = report(&both);
+    for expected in [
+        "\n           libraries of CUDA 13 (cache)\n",
+        "float32 weights, computed in float16 on cuda:0,1\n",
+        "\n  device   cuda:0,1 (NVIDIA H200)\n           cpu (Analytical Engine), avx2 kernels, 2",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    let mut fallen = facts(vec![minilm()]);
+    fallen.why_cpu = Some("there is no NVIDIA driver".into());
+    let text = report(&fallen);
+    let expected = "2 threads\n           no GPU: there is no NVIDIA driver\n";
     assert!(text.contains(expected), "{text}");
 }

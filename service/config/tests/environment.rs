@@ -50,31 +50,6 @@ fn secrets_come_from_mounted_files_too() {
 }
 
 #[test]
-fn gpus_that_are_chosen_and_not_used_are_told() {
-    let warned = |purpose, chosen: &str| {
-        let mut chosen_inputs = inputs();
-        chosen_inputs.purpose = purpose;
-        chosen_inputs.environment = [("CUDA_VISIBLE_DEVICES", chosen)].into_iter().collect();
-        let loaded = load(&chosen_inputs).unwrap_or_else(|error| panic!("{error}"));
-        loaded.warnings
-    };
-    let [warning] = &warned(Purpose::Serve, "0,1")[..] else {
-        panic!("one warning");
-    };
-    assert!(
-        warning.contains("`0,1`") && warning.contains("CPU"),
-        "{warning}"
-    );
-    for (purpose, chosen) in [
-        (Purpose::Serve, ""),
-        (Purpose::Serve, "-1"),
-        (Purpose::Local, "0"),
-    ] {
-        assert_eq!(warned(purpose, chosen), [""; 0], "{chosen}");
-    }
-}
-
-#[test]
 fn limits_of_a_minute_are_off_at_zero() {
     let limits = |file: &str| {
         let loaded = with_file(file, inputs()).unwrap_or_else(|error| panic!("{error}"));

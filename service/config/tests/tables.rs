@@ -91,12 +91,40 @@ fn a_model_is_computed_in_what_it_says_or_else_in_what_all_are() {
     let loaded = load(&inputs()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded.config.models[0].dtype, DtypeChoice::Auto);
     for text in [
-        "[models]\ndtype = \"fp16\"",
-        "[[model]]\nid = \"a/b\"\ndtype = \"fp16\"",
+        "[models]\ndtype = \"fp8\"",
+        "[[model]]\nid = \"a/b\"\ndtype = \"fp8\"",
     ] {
         let error = error_of(with_file(text, inputs()));
         assert!(
-            error.message.contains("`fp16`") && error.message.contains("`bf16`"),
+            error.message.contains("`fp8`") && error.message.contains("`bf16`"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_model_runs_where_it_says_or_else_where_all_do() {
+    let text = "[runtime]\ndevice = \"cuda:0,1\"\n[gpu]\nmemory_limit_mib = 2048\n\
+                [[model]]\nid = \"a/b\"\n[[model]]\nid = \"a/c\"\ndevice = \"cpu\"";
+    let config = with_file(text, inputs())
+        .unwrap_or_else(|error| panic!("{error}"))
+        .config;
+    assert_eq!(config.device, DeviceChoice::Cuda(Gpus::These(vec![0, 1])));
+    assert_eq!(config.gpu.memory_limit_bytes, Some(2 << 30));
+    let chosen: Vec<_> = config.models.iter().map(|m| m.device.clone()).collect();
+    assert_eq!(chosen, [None, Some(DeviceChoice::Cpu)]);
+    let config = load(&inputs())
+        .unwrap_or_else(|error| panic!("{error}"))
+        .config;
+    assert_eq!(config.device, DeviceChoice::Auto);
+    assert_eq!(config.gpu.memory_limit_bytes, None);
+    for text in [
+        "[runtime]\ndevice = \"rocm\"",
+        "[[model]]\nid = \"a/b\"\ndevice = \"rocm\"",
+    ] {
+        let error = error_of(with_file(text, inputs()));
+        assert!(
+            error.message.contains("`rocm`") && error.message.contains("`cuda:0,1`"),
             "{error}"
         );
     }

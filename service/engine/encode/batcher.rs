@@ -19,8 +19,11 @@ use crate::engine::lane::{Lane, PerLane};
 pub struct DeviceLimits {
     /// The most tokens in one forward pass; a longer single input runs alone.
     pub max_batch_tokens: usize,
-    /// Batches that run at the same time, each on its part of the cores.
+    /// Batches that run at the same time, each on its part of the cores or its GPU.
     pub slots: usize,
+    /// The fewest tokens worth a worker of their own: below this, splitting what waits over those
+    /// that are idle costs more in per-run overhead than the next one brings.
+    pub min_share_tokens: usize,
     /// Whether batches that run give way to the worker over all cores.
     pub preemption: Preemption,
 }
@@ -41,6 +44,19 @@ pub enum WorkerKind {
     Share,
     /// The one worker over all cores: the lowest latency.
     AllCores,
+    /// The one worker of a model on the GPU of this number.
+    Gpu(usize),
+}
+
+impl WorkerKind {
+    /// Whether such a worker may be given a batch that is for one of this kind: a GPU is a share of
+    /// all GPUs.
+    pub fn is_one_for(self, wanted: Self) -> bool {
+        match self {
+            Self::Gpu(_) => wanted == Self::Share,
+            own => own == wanted,
+        }
+    }
 }
 
 /// Whether a worker could begin now.
@@ -92,10 +108,6 @@ pub struct Start {
     /// The most tokens; at least one job is taken whatever its length.
     pub budget: usize,
 }
-
-/// The fewest tokens worth a worker of their own: below this, splitting what waits over the idle
-/// workers costs more in per-run overhead than the second core brings.
-const MIN_SHARE_TOKENS: usize = 48;
 
 /// The most tokens of a batch that takes the cores from others, so that the next query does not
 /// wait long for it.
@@ -177,7 +189,7 @@ fn on_a_share(
     if idle == 0 || candidate.share != Hands::Free {
         return None;
     }
-    let share = candidate.tokens.div_ceil(idle).max(MIN_SHARE_TOKENS);
+    let share = candidate.tokens.div_ceil(idle).max(limits.min_share_tokens);
     Some(Start {
         worker: WorkerKind::Share,
         budget: share.min(most),
@@ -214,6 +226,7 @@ mod tests {
     const LIMITS: DeviceLimits = DeviceLimits {
         max_batch_tokens: 256,
         slots: 2,
+        min_share_tokens: 48,
         preemption: Preemption::System,
     };
 
@@ -386,7 +399,7 @@ mod tests {
             };
             match start.worker {
                 WorkerKind::AllCores => prop_assert!(over_all.is_none()),
-                WorkerKind::Share => {
+                WorkerKind::Share | WorkerKind::Gpu(_) => {
                     prop_assert!(now.share[Lane::Bulk] < slots);
                     prop_assert!(over_all.is_none() || lane == Lane::Bulk);
                     prop_assert!(over_all != Some(Lane::Bulk));

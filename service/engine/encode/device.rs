@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,12 +23,15 @@ use crate::{
 
 /// The cores, or another device, that all models on it share. Cheap to clone.
 #[derive(Clone)]
-pub struct Device(Arc<Mutex<State>>);
+pub struct Device {
+    state: Arc<Mutex<State>>,
+    /// Numbers for models and workers, over all devices: results are kept by them.
+    next_id: Arc<AtomicU64>,
+}
 
 struct State {
     schedule: Schedule,
     desks: HashMap<WorkerId, Desk>,
-    next_id: u64,
 }
 
 /// Where a worker finds its next batch.
@@ -56,18 +62,28 @@ impl Device {
         let state = State {
             schedule: Schedule::new(limits, shares),
             desks: HashMap::new(),
-            next_id: 0,
         };
-        Self(Arc::new(Mutex::new(state)))
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            next_id: Arc::default(),
+        }
+    }
+
+    /// Another device of the same machine.
+    pub fn beside(&self, limits: DeviceLimits, shares: PerLane<f64>) -> Self {
+        Self {
+            next_id: self.next_id.clone(),
+            ..Self::new(limits, shares)
+        }
     }
 
     /// Makes room for a model with workers of these kinds, and for the workers themselves.
     pub fn add(&self, workers: &[WorkerKind], max_queue_tokens: usize) -> (Counter, Vec<Seat>) {
         let mut state = self.lock();
-        let model = state.new_id();
+        let model = self.new_id();
         state.schedule.add(model, workers, max_queue_tokens);
         let seat = |&kind| {
-            let worker = state.new_id();
+            let worker = self.new_id();
             let bell = Arc::new(Condvar::new());
             let desk = Desk {
                 bell: bell.clone(),
@@ -91,18 +107,17 @@ impl Device {
         (counter, seats)
     }
 
+    fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state stays consistent across a panic: no code that can panic runs under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn new_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
     /// Gives out everything that may begin now.
     fn give_out(&mut self) {
         let now = Instant::now();
@@ -178,9 +193,15 @@ impl Counter {
         last.map(|at| at.elapsed())
     }
 
-    /// What tells this model from all others that were ever on this device.
+    /// What tells this model from all others that ever were.
     pub fn id(&self) -> ModelId {
         self.model
+    }
+
+    /// Whether both wait in the same schedule.
+    #[cfg(test)]
+    pub fn shares_a_device_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.device.state, &other.device.state)
     }
 
     /// Waiting tokens and running batches, for tests that need to know when to go on.

@@ -165,6 +165,10 @@ pub enum Failure {
     BadOutput(String),
     /// The forward pass failed.
     Inference(String),
+    /// The device has no memory for it, even alone.
+    NoMemory(String),
+    /// The device will not answer again.
+    DeviceLost(String),
     /// The deadline passed before it was its turn.
     Late {
         /// The time that there was.

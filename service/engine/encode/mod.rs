@@ -3,6 +3,7 @@
 //! embed, score, classify → tokenize → submit → device → schedule → batcher → worker → finish, in
 //! this order of reading.
 
+mod answers;
 pub mod batcher;
 mod cache;
 mod classify;
@@ -10,6 +11,7 @@ mod conditioning;
 mod device;
 mod embed;
 mod finish;
+mod gpus;
 mod inspect;
 mod job;
 pub mod priority;
@@ -33,20 +35,23 @@ use std::{
 
 use retort_models::{Encode, EncoderInfo, Encoding, LateInteraction, Tokenizer};
 
-pub use self::{
-    batcher::{DeviceLimits, WorkerKind},
-    cache::Cache,
-    device::Device,
-    job::Finish,
-    tokenize::TokenizerPool,
-};
 use self::{
+    answers::Answers,
     device::Counter,
     job::{Done, Failure, Job, Reply, Waiter},
     submit::Ask,
     worker::Worker,
 };
+pub use self::{
+    batcher::{DeviceLimits, WorkerKind},
+    cache::Cache,
+    device::Device,
+    gpus::GpuSchedules,
+    job::Finish,
+    tokenize::TokenizerPool,
+};
 use super::{
+    fault::Faults,
     lane::{Scheduling, Tenant},
     request::{Backlog, Normalize, Timings, Truncate},
 };
@@ -87,8 +92,12 @@ pub struct PipelineLimits {
 pub struct Host {
     /// Where texts become token ids.
     pub pool: TokenizerPool,
-    /// Where models run.
+    /// Where models run that are on the processor.
     pub device: Device,
+    /// Where the others run.
+    pub gpus: GpuSchedules,
+    /// Where faults are told that no model survives.
+    pub faults: Faults,
     /// What has been computed lately.
     pub cache: Cache,
 }
@@ -131,7 +140,8 @@ impl Pipeline {
     /// When the operating system refuses a thread.
     pub fn start(parts: Parts, limits: PipelineLimits, host: Host) -> Result<Self> {
         let kinds: Vec<WorkerKind> = parts.encoders.iter().map(|(kind, _)| *kind).collect();
-        let (queue, seats) = host.device.add(&kinds, limits.max_queue_tokens);
+        let device = host.gpus.of(&host.device, &kinds);
+        let (queue, seats) = device.add(&kinds, limits.max_queue_tokens);
         let mut pipeline = Self {
             name: parts.name,
             info: parts.info,
@@ -147,12 +157,15 @@ impl Pipeline {
         };
         for (i, ((_, encoder), seat)) in parts.encoders.into_iter().zip(seats).enumerate() {
             let worker = Worker {
-                model: pipeline.name.clone(),
-                id: pipeline.queue.id(),
                 seat,
-                cache: pipeline.cache.clone(),
-                telemetry: pipeline.telemetry.clone(),
                 encoder,
+                faults: host.faults.clone(),
+                answers: Arc::new(Answers {
+                    model: pipeline.name.clone(),
+                    id: pipeline.queue.id(),
+                    cache: pipeline.cache.clone(),
+                    telemetry: pipeline.telemetry.clone(),
+                }),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("encode-{i}"))
@@ -254,6 +267,8 @@ async fn answer(place: Place, reply: Reply) -> Result<Done> {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(Failure::BadOutput(fault))) => Err(Error::BadOutput { place, fault }),
         Ok(Err(Failure::Inference(error))) => Err(Error::Internal(error)),
+        Ok(Err(Failure::NoMemory(error))) => Err(Error::InsufficientMemory(error)),
+        Ok(Err(Failure::DeviceLost(reason))) => Err(Faults::error(&reason)),
         Ok(Err(Failure::Late { after })) => Err(Error::Timeout { after }),
         Err(_) => Err(Error::Internal(
             "the worker stopped before it answered".into(),

@@ -294,10 +294,12 @@ impl Schedule {
             }
         };
         self.turn += 1;
+        let busy = self.busy_gpus();
         let model = self.models.get_mut(&id)?;
         model.last_turn[lane] = self.turn;
         // The worker that came back last finds most of its memory in the caches.
-        let hand = model.idle.iter().rposition(|w| w.0 == start.worker)?;
+        let is_one = |kind: WorkerKind| kind.is_one_for(start.worker) && !busy.contains(&kind);
+        let hand = model.idle.iter().rposition(|worker| is_one(worker.0))?;
         let (kind, worker) = model.idle.remove(hand);
         let (ids, jobs): (Vec<JobId>, Vec<Job>) =
             model.queue.take(lane, start.budget).into_iter().unzip();
@@ -318,7 +320,7 @@ impl Schedule {
         };
         self.runs.insert(worker, run);
         match kind {
-            WorkerKind::Share => self.situation.share[lane] += 1,
+            WorkerKind::Share | WorkerKind::Gpu(_) => self.situation.share[lane] += 1,
             WorkerKind::AllCores => {
                 self.situation.all_cores = Some(lane);
                 self.preemption.begin(now);
@@ -332,14 +334,24 @@ impl Schedule {
     fn candidates(&self) -> impl Iterator<Item = (ModelId, Candidate)> {
         let due = self.situation.due;
         let lanes = due.into_iter().chain(Lane::ALL);
-        lanes.flat_map(|lane| {
+        let busy = self.busy_gpus();
+        lanes.flat_map(move |lane| {
             let waiting = self.models.iter().filter(move |m| m.1.queue.jobs(lane) > 0);
             let mut models: Vec<_> = waiting.collect();
             models.sort_by_key(|(_, model)| model.last_turn[lane]);
+            let busy = busy.clone();
             models
                 .into_iter()
-                .map(move |(&id, model)| (id, model.candidate(lane)))
+                .map(move |(&id, model)| (id, model.candidate(lane, &busy)))
         })
+    }
+
+    /// The GPUs on which a batch runs, of whatever model: each runs one at a time.
+    fn busy_gpus(&self) -> Vec<WorkerKind> {
+        let kinds = self.runs.values().map(|run| run.worker);
+        kinds
+            .filter(|kind| matches!(kind, WorkerKind::Gpu(_)))
+            .collect()
     }
 
     /// A worker's batch has left the cores: who waits for its jobs, in their order.
@@ -349,7 +361,7 @@ impl Schedule {
         };
         let elapsed = now.saturating_duration_since(run.started);
         let core_time = match run.worker {
-            WorkerKind::Share => {
+            WorkerKind::Share | WorkerKind::Gpu(_) => {
                 self.situation.share[run.lane] -= 1;
                 let preempted = self.preemption.until(now).saturating_sub(run.preempted);
                 elapsed.saturating_sub(preempted)
@@ -380,8 +392,12 @@ impl Schedule {
 }
 
 impl Model {
-    fn candidate(&self, lane: Lane) -> Candidate {
-        let free = |kind| self.idle.iter().any(|worker| worker.0 == kind);
+    fn candidate(&self, lane: Lane, busy: &[WorkerKind]) -> Candidate {
+        let is_free = |kind: WorkerKind| !busy.contains(&kind);
+        let free = |wanted| {
+            let mut idle = self.idle.iter().map(|worker| worker.0);
+            idle.any(|kind| kind.is_one_for(wanted) && is_free(kind))
+        };
         Candidate {
             lane,
             tokens: self.queue.tokens(lane),
@@ -440,11 +456,23 @@ impl DeviceLimits {
         Self {
             max_batch_tokens,
             slots,
+            min_share_tokens: 48,
             preemption: if cfg!(target_os = "linux") {
                 Preemption::System
             } else {
                 Preemption::None
             },
+        }
+    }
+
+    /// Limits of so many GPUs: a batch that has begun runs to its end, and a small one takes as
+    /// long as one of a few thousand tokens.
+    pub fn of_gpus(max_batch_tokens: usize, count: usize) -> Self {
+        Self {
+            max_batch_tokens,
+            slots: count,
+            min_share_tokens: 2048,
+            preemption: Preemption::None,
         }
     }
 }

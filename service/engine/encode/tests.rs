@@ -1,5 +1,6 @@
 //! The pipeline with a fake encoder behind the one seam: order, isolation, bounds, leaving.
 
+mod devices;
 mod sharing;
 
 use std::{
@@ -25,6 +26,8 @@ struct Fake {
 const POISON: i64 = 31;
 const NOT_FINITE: i64 = 32;
 const PANIC: i64 = 33;
+const LOST: i64 = 34;
+const LARGE: i64 = 35;
 
 impl Encode for Fake {
     fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
@@ -34,6 +37,19 @@ impl Encode for Fake {
         self.seen.send(batch.sequences()).ok();
         if batch.input_ids.contains(&POISON) {
             return Err(retort_models::Error::Runtime("poisoned".into()));
+        }
+        if batch.input_ids.contains(&LOST) {
+            return Err(retort_models::Error::Device {
+                message: "it read from an illegal address".into(),
+                poisoned: true,
+            });
+        }
+        if batch.input_ids.contains(&LARGE) {
+            return Err(retort_models::Error::OutOfMemory {
+                sequences: batch.sequences(),
+                tokens: batch.tokens(),
+                message: "not a byte left".into(),
+            });
         }
         assert!(!batch.input_ids.contains(&PANIC), "asked to panic");
         let vector = |range: std::ops::Range<usize>| {
@@ -58,6 +74,16 @@ struct Bench {
 
 /// A pipeline of one worker; with `Gate::Shut` every forward pass needs a message to start.
 fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
+    let host = host(limits.scheduling);
+    bench_with((WorkerKind::Share, limits), gated, host)
+}
+
+/// The same on another device.
+fn bench_on(kind: WorkerKind, gated: Gate, host: Host) -> Bench {
+    bench_with((kind, LIMITS), gated, host)
+}
+
+fn bench_with((kind, limits): (WorkerKind, PipelineLimits), gated: Gate, host: Host) -> Bench {
     let (gate, gate_receiver) = channel();
     let (seen_sender, seen) = channel();
     let gate_receiver = (gated == Gate::Shut).then_some(gate_receiver);
@@ -73,11 +99,11 @@ fn bench(gated: Gate, limits: PipelineLimits) -> Bench {
         info: fake_info(tokenizer.vocab_size()),
         tokenizer,
         late_interaction: None,
-        encoders: vec![(WorkerKind::Share, Box::new(fake))],
+        encoders: vec![(kind, Box::new(fake))],
         telemetry: Telemetry::new(),
     };
     Bench {
-        pipeline: Arc::new(Pipeline::start(parts, limits, host(limits.scheduling)).unwrap()),
+        pipeline: Arc::new(Pipeline::start(parts, limits, host).unwrap()),
         gate,
         seen,
     }
@@ -88,6 +114,8 @@ fn host(scheduling: Scheduling) -> Host {
     Host {
         pool: TokenizerPool::new(1).unwrap(),
         device: Device::new(DeviceLimits::of_processor(16, 1), scheduling.shares()),
+        gpus: GpuSchedules::new(16, scheduling.shares()),
+        faults: Faults::default(),
         cache: Cache::new(scheduling.cache_bytes),
     }
 }
@@ -109,7 +137,9 @@ pub fn fake_info(vocab_size: usize) -> EncoderInfo {
         checkpoint_dtype: "float32".into(),
         dtype: "float32".into(),
         fidelity: retort_models::Fidelity::default(),
+        provider: retort_models::Provider::Cpu,
         device: "cpu".into(),
+        device_name: None,
         source: GraphSource::Built,
         matryoshka: retort_models::Matryoshka::Listed(vec![1]),
         instruction: None,

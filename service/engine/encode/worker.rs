@@ -1,77 +1,97 @@
-//! The thread that owns a session: takes a batch whenever it is free, runs it, answers each job.
+//! The thread that owns a session: takes a batch whenever it is free, runs it, has each job
+//! answered.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{SendError, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
 use retort_models::{Batch, Encode, Heads, Output};
 
 use super::{
+    answers::{Answers, Pass, Ran},
     batcher::WorkerKind,
-    cache::Cache,
     device::Seat,
-    finish::finish,
-    job::{Done, Failure, Job, Waiter},
+    job::{Failure, Job},
     priority,
-    schedule::{ModelId, Taken},
+    schedule::Taken,
 };
 use crate::{
-    engine::lane::Lane,
-    telemetry::{BatchStats, Telemetry},
+    engine::{fault::Faults, lane::Lane},
+    telemetry::BatchStats,
 };
+
+/// Batches whose answers may be under way while a GPU runs the next one.
+const UNANSWERED_BATCHES: usize = 2;
 
 /// Everything a worker thread holds.
 pub struct Worker {
-    /// The served name of the model, for the metrics.
-    pub model: Arc<str>,
-    /// What tells the model from all others, for the cache.
-    pub id: ModelId,
     /// Where work comes from.
     pub seat: Seat,
-    /// Where results are kept.
-    pub cache: Cache,
-    /// Where counts go.
-    pub telemetry: Telemetry,
     /// The session.
     pub encoder: Box<dyn Encode>,
-}
-
-/// When a forward pass began and how long it took.
-#[derive(Debug, Clone, Copy)]
-struct Pass {
-    started: Instant,
-    inference: Duration,
+    /// Where faults are told that no model survives.
+    pub faults: Faults,
+    /// How jobs are answered.
+    pub answers: Arc<Answers>,
 }
 
 impl Worker {
     /// Works until the model is closed and nothing of it waits.
     pub fn run(mut self) {
-        if self.seat.kind() == WorkerKind::Share {
-            priority::lower();
+        match self.seat.kind() {
+            WorkerKind::Gpu(_) => return self.run_on_gpu(),
+            WorkerKind::Share => priority::lower(),
+            WorkerKind::AllCores => {}
         }
         while let Some(taken) = self.seat.take() {
-            self.work(taken);
+            let ran = self.work(taken);
+            self.answers.give(ran);
         }
     }
 
-    fn work(&mut self, taken: Taken) {
+    /// The same with a thread beside it that answers, so that the GPU need not wait for that.
+    fn run_on_gpu(mut self) {
+        let answers = self.answers.clone();
+        let (done, batches) = sync_channel::<Ran>(UNANSWERED_BATCHES);
+        std::thread::scope(|scope| {
+            let answering = std::thread::Builder::new().name("answer".into());
+            // Where the system refuses the thread, its end of the channel is gone.
+            let _ = answering.spawn_scoped(scope, move || {
+                batches.into_iter().for_each(|ran| answers.give(ran));
+            });
+            while let Some(taken) = self.seat.take() {
+                let ran = self.work(taken);
+                if let Err(SendError(ran)) = done.send(ran) {
+                    self.answers.give(ran);
+                }
+            }
+            drop(done);
+        });
+    }
+
+    fn work(&mut self, taken: Taken) -> Ran {
         let Taken {
             jobs,
             lane,
             dropped,
             waiting_tokens,
         } = taken;
+        let Answers {
+            model, telemetry, ..
+        } = &*self.answers.clone();
         for lane in Lane::ALL {
-            self.telemetry
-                .queue_changed(&self.model, lane.name(), waiting_tokens[lane]);
+            telemetry.queue_changed(model, lane.name(), waiting_tokens[lane]);
         }
         if dropped.left > 0 {
-            self.telemetry.jobs_dropped(&self.model, dropped.left);
+            telemetry.jobs_dropped(model, dropped.left);
         }
         if dropped.late > 0 {
-            self.telemetry.jobs_late(&self.model, dropped.late);
+            telemetry.jobs_late(model, dropped.late);
         }
         let batch = batch_of(&jobs);
         let started = Instant::now();
@@ -82,8 +102,8 @@ impl Worker {
         };
         let waiters = self.seat.finished();
         let first = waiters.iter().flatten().map(|waiter| waiter.arrived).min();
-        self.telemetry.batch_finished(
-            &self.model,
+        telemetry.batch_finished(
+            model,
             &BatchStats {
                 lane: lane.name(),
                 sequences: jobs.len(),
@@ -94,95 +114,71 @@ impl Worker {
                 inference: pass.inference,
             },
         );
-        for ((job, output), waiters) in jobs.iter().zip(outputs).zip(waiters) {
-            match output {
-                Ok(output) => self.answer(job, output, waiters, pass),
-                Err(error) => self.fail(&error, waiters),
-            }
+        Ran {
+            jobs,
+            outputs,
+            waiters,
+            pass,
         }
     }
 
     /// Runs the batch; when it fails as a whole, runs each sequence alone, so that one that cannot
-    /// be run costs its neighbours nothing but time.
-    fn encode(&mut self, batch: &Batch) -> Vec<Result<Output, String>> {
-        match self.try_encode(batch) {
-            Ok(outputs) => outputs.into_iter().map(Ok).collect(),
-            Err(error) if batch.sequences() == 1 => vec![Err(error)],
-            Err(error) => {
-                let model = &*self.model;
-                tracing::warn!(model, %error, "a batch failed; running it one by one");
-                (0..batch.sequences())
-                    .map(|i| {
-                        let mut outputs = self.try_encode(&batch.sequence(i))?;
-                        outputs
-                            .pop()
-                            .ok_or_else(|| "the model returned no output".to_owned())
-                    })
-                    .collect()
-            }
+    /// be run costs its neighbours nothing but time. A device that is lost is not tried again.
+    fn encode(&mut self, batch: &Batch) -> Vec<Result<Output, Failure>> {
+        let failure = match self.try_encode(batch) {
+            Ok(outputs) => return outputs.into_iter().map(Ok).collect(),
+            Err(failure) => failure,
+        };
+        let lost = matches!(failure, Failure::DeviceLost(_));
+        if lost || batch.sequences() == 1 {
+            return vec![Err(failure); batch.sequences()];
         }
+        let model = &*self.answers.model;
+        tracing::warn!(model, ?failure, "a batch failed; running it one by one");
+        let mut lost = None;
+        (0..batch.sequences())
+            .map(|i| {
+                if let Some(failure) = &lost {
+                    return Err(Failure::clone(failure));
+                }
+                let outputs = self.try_encode(&batch.sequence(i));
+                if let Err(failure @ Failure::DeviceLost(_)) = &outputs {
+                    lost = Some(failure.clone());
+                }
+                let no_output = || Failure::Inference("the model returned no output".to_owned());
+                outputs?.pop().ok_or_else(no_output)
+            })
+            .collect()
     }
 
-    fn try_encode(&mut self, batch: &Batch) -> Result<Vec<Output>, String> {
+    fn try_encode(&mut self, batch: &Batch) -> Result<Vec<Output>, Failure> {
         // A panic in a forward pass is a bug, but it must not take the other requests with it.
         let encoder = &mut self.encoder;
         let outputs = catch_unwind(AssertUnwindSafe(|| encoder.encode(batch)))
-            .map_err(|_| "the forward pass panicked".to_owned())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|_| Failure::Inference("the forward pass panicked".to_owned()))?
+            .map_err(|error| self.meaning(&error))?;
         if outputs.len() == batch.sequences() {
             Ok(outputs)
         } else {
-            Err(format!(
+            Err(Failure::Inference(format!(
                 "{} outputs for {} inputs",
                 outputs.len(),
                 batch.sequences()
-            ))
+            )))
         }
     }
 
-    fn fail(&self, error: &str, waiters: Vec<Waiter>) {
-        tracing::error!(model = %self.model, error, "a forward pass failed");
-        for waiter in waiters {
-            // The client may have left while its batch ran; then nobody needs the answer.
-            let _ = waiter.reply.send(Err(Failure::Inference(error.into())));
+    /// What an error means for those who wait; one that no model survives is told at once.
+    fn meaning(&self, error: &retort_models::Error) -> Failure {
+        match error {
+            retort_models::Error::Device { poisoned: true, .. } => {
+                let reason = error.to_string();
+                self.faults.report(&reason);
+                Failure::DeviceLost(reason)
+            }
+            retort_models::Error::OutOfMemory { .. } => Failure::NoMemory(error.to_string()),
+            other => Failure::Inference(other.to_string()),
         }
-    }
-
-    /// Gives everybody who waits for a job what they want of it.
-    fn answer(&self, job: &Job, output: Output, mut waiters: Vec<Waiter>, pass: Pass) {
-        let keep = self.cache.is_on().then(|| Arc::new(output.clone()));
-        let Some(last) = waiters.pop() else {
-            return;
-        };
-        // Mostly one waits, and nothing needs to be copied.
-        for waiter in waiters {
-            self.reply(job, output.clone(), waiter, pass);
-        }
-        let good = self.reply(job, output, last, pass);
-        if let Some(output) = keep.filter(|_| good) {
-            self.cache
-                .put((self.id, job.fingerprint), job.heads, output);
-        }
-    }
-
-    /// Returns whether the numbers were good.
-    fn reply(&self, job: &Job, output: Output, waiter: Waiter, pass: Pass) -> bool {
-        let segments = job.encoding.segments.len();
-        let answer = finish(output, waiter.heads, segments, waiter.finish)
-            .map(|values| Done {
-                values,
-                // Who came while it ran has not waited for its start.
-                queue: pass.started.saturating_duration_since(waiter.arrived),
-                inference: pass.inference,
-            })
-            .map_err(|fault| {
-                self.telemetry.bad_output(&self.model);
-                Failure::BadOutput(fault.to_string())
-            });
-        let good = answer.is_ok();
-        // The client may have left while its batch ran; then nobody needs the answer.
-        let _ = waiter.reply.send(answer);
-        good
     }
 }
 

@@ -17,6 +17,7 @@ fn engine() -> Engine {
     let limits = EngineLimits {
         max_inputs_per_request: 8,
         max_batch_tokens: 64,
+        max_gpu_batch_tokens: 64,
         max_queue_tokens: 1_000,
         request_timeout: Duration::from_secs(60),
         untrained_dimensions: UntrainedDimensions::Refused,

@@ -2,6 +2,8 @@
 
 mod cache_tests;
 mod config_tests;
+#[cfg(unix)]
+mod cuda_tests;
 mod fake_hub;
 mod hub_tests;
 mod model_tests;
@@ -21,7 +23,7 @@ use std::{
 };
 
 use super::{
-    HuggingFaceConfig, ModelRequest, ModelScopeConfig, ModelSource, Network, Progress,
+    CudaPlaces, HuggingFaceConfig, ModelRequest, ModelScopeConfig, ModelSource, Network, Progress,
     ProvisionConfig, Timeouts, Weights,
 };
 
@@ -50,6 +52,7 @@ fn config(root: &Path, endpoint: &str) -> ProvisionConfig {
             idle: Duration::from_secs(5),
             retry_delay: Duration::ZERO,
         },
+        cuda: CudaPlaces::default(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The schedule on a machine that exists on paper only: its time is told, its batches take what
 //! their tokens take, and a run over all cores stops the others where the system preempts.
 
+mod gpus;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -47,6 +49,7 @@ impl Machine {
         let limits = DeviceLimits {
             max_batch_tokens: 256,
             slots: SLOTS,
+            min_share_tokens: 48,
             preemption,
         };
         let mut schedule = Schedule::new(limits, Scheduling::default().shares());
