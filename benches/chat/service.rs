@@ -1,63 +1,44 @@
-//! The same model in the service: how long the first token takes over HTTP, and what embeddings
-//! lose to conversations beside them.
+//! The same model in the service: how long the first token takes over HTTP, and what conversations,
+//! queries and bulk work leave each other.
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use serde_json::json;
-
 use crate::{
-    client::{self, Connection},
+    client::Connection,
     measure::{
         Outcome, Ratio, Side, Table, Targets, interleave, median, processor::Watch, quantile,
     },
-    open_loop::OpenLoad,
     server::Server,
+    service::traffic::{
+        CHAT, EVERY, Load, QUERY_WORDS, Queries, SATURATING, Slice, Traffic, completion,
+    },
     subject::{MODEL, Subject},
-    texts::Texts,
 };
 
 const SEED: u64 = 77;
 const FIRST_TOKEN_PROMPTS: [usize; 3] = [16, 128, 512];
 const FIRST_TOKEN_RUNS: u32 = 5;
-const QUERY_WORDS: usize = 8;
-const QUERIES: usize = 64;
-/// As many as a person's search box sends at its busiest.
-const QUERIES_PER_SECOND: f64 = 20.0;
-const SLICE_S: f64 = 6.0;
+const SLICE: Duration = Duration::from_secs(6);
 const ROUNDS: usize = 4;
 const CONVERSATIONS: usize = 4;
-const ANSWER_TOKENS: usize = 32;
-const PROMPT_TOKENS: u32 = 64;
 const P99_AIM: f64 = 2.0;
+/// What each keeps of its speed beside as much of the other as comes: a third of the machine, which
+/// a fair half comes down to when two kinds of work share its caches and memory, too.
+const FAIR_AIM: f64 = 0.33;
+/// What conversations keep beside queries without a pause, which go before everything.
+const LEAST_AIM: f64 = 0.05;
 
-/// First tokens, then queries with and without conversations.
-pub fn run(_: &Subject, folder: &Path, targets: &mut Targets) -> Outcome {
-    let chat = format!("chat={}", folder.display());
+/// First tokens, then all that can come at once.
+pub fn run(subject: &Subject, folder: &Path, targets: &mut Targets) -> Outcome {
+    let chat = format!("{CHAT}={}", folder.display());
     let models = ["--model", MODEL, "--model", &chat];
     let options = [&models[..], &["--weights", "int4", "--kv-cache-mib", "256"]].concat();
     let (server, _) = Server::start_with(&options)?;
     first_tokens(&server)?;
-    beside_embeddings(&server, targets)
-}
-
-/// A request that nobody has sent before, so that nothing of it is known.
-fn completion(prompt: u32, tokens: usize, number: u32) -> Vec<u8> {
-    let ids: Vec<u32> = (0..prompt)
-        .map(|at| 11 + (number * 7919 + at * 13) % 150_000)
-        .collect();
-    let body = json!({
-        "model": "chat", "prompt": ids, "max_tokens": tokens, "temperature": 0,
-        "ignore_eos": true,
-    });
-    client::post("/v1/completions", &body)
+    beside_embeddings(&Traffic::new(server, subject, SEED)?, targets)
 }
 
 fn first_tokens(server: &Server) -> Outcome {
@@ -84,138 +65,132 @@ fn first_tokens(server: &Server) -> Outcome {
     Ok(())
 }
 
-/// One slice: how long queries took, and the tokens that were written meanwhile.
-#[derive(Debug, Default)]
-struct Slice {
-    latencies: Vec<f64>,
-    tokens_per_second: f64,
-}
+/// What comes at once: each alone, then conversations beside each of the others.
+const SIDES: [(&str, Queries, bool, usize); 6] = [
+    ("queries", Queries::Paced, false, 0),
+    ("bulk", Queries::None, true, 0),
+    ("conversations", Queries::None, false, CONVERSATIONS),
+    (
+        "conversations and queries",
+        Queries::Paced,
+        false,
+        CONVERSATIONS,
+    ),
+    ("conversations and bulk", Queries::None, true, CONVERSATIONS),
+    (
+        "conversations and queries without a pause",
+        Queries::Saturating,
+        false,
+        CONVERSATIONS,
+    ),
+];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Chat {
-    Absent,
-    Busy,
-}
-
-fn beside_embeddings(server: &Server, targets: &mut Targets) -> Outcome {
-    let mut source = Texts::new(SEED);
-    let query = |text: String| {
-        let body = json!({"model": MODEL, "input": [text], "encoding_format": "base64"});
-        client::post("/v1/embeddings", &body)
-    };
-    let queries: Arc<[Vec<u8>]> = (0..QUERIES)
-        .map(|_| query(source.words(QUERY_WORDS)))
-        .collect();
-    let mut slices = [const { Vec::new() }; 2];
-    let [idle, busy] = &mut slices;
-    let number = AtomicUsize::new(1_000);
-    let watch = Watch::start(server.id());
-    let run = |into: &mut Vec<Slice>, chat| {
-        into.push(slice(server, &queries, (chat, &number))?);
-        Ok(0.0)
-    };
-    let sides: [Side<'_>; 2] = [
-        Box::new(|| run(idle, Chat::Absent)),
-        Box::new(|| run(busy, Chat::Busy)),
-    ];
+fn beside_embeddings(traffic: &Traffic, targets: &mut Targets) -> Outcome {
+    let mut slices = [const { Vec::new() }; SIDES.len()];
+    let watch = Watch::start(traffic.server.id());
+    let mut kept = slices.iter_mut();
+    let sides = SIDES.map(|(_, queries, bulk, conversations)| {
+        let into: &mut Vec<Slice> = kept.next().expect("one for each side");
+        let side: Side<'_> = Box::new(move || {
+            into.push(traffic.slice(Load {
+                slice: SLICE,
+                queries,
+                bulk,
+                conversations,
+            })?);
+            Ok(0.0)
+        });
+        side
+    });
     interleave(ROUNDS, sides)?;
     let shares = watch.shares();
-    tell(&slices, targets);
+    // The first was there to warm up.
+    tell(&slices.map(|side| side[1..].to_vec()), targets);
     if let Some(shares) = shares {
         println!("\nOver the whole comparison: {shares}.");
     }
     Ok(())
 }
 
-/// Queries at their pace, beside conversations that never pause or beside none.
-fn slice(
-    server: &Server,
-    queries: &Arc<[Vec<u8>]>,
-    (chat, number): (Chat, &AtomicUsize),
-) -> Outcome<Slice> {
-    let (stop, written) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        let clients = if chat == Chat::Busy { CONVERSATIONS } else { 0 };
-        let started = Instant::now();
-        let talking: Vec<_> = (0..clients)
-            .map(|_| scope.spawn(|| talk(server, &stop, (number, &written))))
-            .collect();
-        let load = OpenLoad {
-            address: server.address(),
-            requests: queries.clone(),
-            per_second: QUERIES_PER_SECOND,
-            count: (SLICE_S * QUERIES_PER_SECOND) as usize,
-        };
-        let replies = load.run();
-        stop.store(true, Ordering::Relaxed);
-        for client in talking {
-            client.join().map_err(|_| "a client panicked")??;
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        let replies = replies?;
-        for reply in &replies {
-            if !reply.bytes.starts_with(b"HTTP/1.1 200") {
-                return Err(String::from_utf8_lossy(&reply.bytes).into_owned().into());
-            }
-        }
-        Ok(Slice {
-            latencies: replies.iter().map(|reply| reply.latency).collect(),
-            tokens_per_second: written.load(Ordering::Relaxed) as f64 / seconds,
-        })
-    })
-}
-
-/// One conversation after the other.
-fn talk(
-    server: &Server,
-    stop: &AtomicBool,
-    (number, written): (&AtomicUsize, &AtomicUsize),
-) -> Result<(), String> {
-    let told = |error: &dyn std::fmt::Display| error.to_string();
-    let mut connection = Connection::open(server.address()).map_err(|e| told(&e))?;
-    while !stop.load(Ordering::Relaxed) {
-        let number = number.fetch_add(1, Ordering::Relaxed);
-        let number = u32::try_from(number).map_err(|e| told(&e))?;
-        let request = completion(PROMPT_TOKENS, ANSWER_TOKENS, number);
-        connection.expect(&request).map_err(|e| told(&e))?;
-        written.fetch_add(ANSWER_TOKENS, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-fn tell([idle, busy]: &[Vec<Slice>; 2], targets: &mut Targets) {
+fn tell(slices: &[Vec<Slice>; SIDES.len()], targets: &mut Targets) {
     let latency = |side: &[Slice], part| -> Vec<f64> {
         let of = |slice: &Slice| quantile(&slice.latencies, part);
-        // The first was there to warm up.
-        side[1..].iter().map(of).collect()
+        side.iter().map(of).collect()
     };
+    let bulk = |side: &[Slice]| -> Vec<f64> { side.iter().map(|s| s.bulk_per_second).collect() };
+    let chat = |side: &[Slice]| -> Vec<f64> { side.iter().map(|s| s.chat_per_second).collect() };
+    let [
+        queries_alone,
+        bulk_alone,
+        chat_alone,
+        with_queries,
+        with_bulk,
+        mirror,
+    ] = slices;
     let mut table = Table::new(
         format!(
-            "### {QUERIES_PER_SECOND} queries/s of {QUERY_WORDS} words, beside {CONVERSATIONS} \
-             conversations with the model in int4, {ROUNDS} rounds"
+            "### Queries of {QUERY_WORDS} words every {} ms or from {SATURATING} clients, bulk work, \
+             {CONVERSATIONS} conversations with the model in int4, {ROUNDS} rounds",
+            EVERY.as_millis()
         ),
-        &["load", "p50", "p99", "p99 / idle", "chat tokens/s"],
+        &[
+            "load",
+            "p50",
+            "p99",
+            "p99 / alone",
+            "bulk tokens/s",
+            "bulk / alone",
+            "chat tokens/s",
+            "chat / alone",
+        ],
     );
-    for (name, side) in [("queries", idle), ("and conversations", busy)] {
+    for ((name, queries, has_bulk, conversations), side) in SIDES.into_iter().zip(slices) {
+        let cell = |there: bool, told: &dyn Fn() -> String| match there {
+            true => told(),
+            false => "–".to_owned(),
+        };
         let millis = |part| format!("{:.1} ms", 1e3 * median(&latency(side, part)));
-        let written: Vec<f64> = side[1..].iter().map(|s| s.tokens_per_second).collect();
-        let ratio = Ratio::of(&latency(side, 0.99), &latency(idle, 0.99));
+        let late = || Ratio::of(&latency(side, 0.99), &latency(queries_alone, 0.99)).to_string();
+        let (asked, talked) = (queries != Queries::None, conversations > 0);
         table.row(
             name,
             [
-                millis(0.5),
-                millis(0.99),
-                ratio.to_string(),
-                format!("{:.1}", median(&written)),
+                cell(asked, &|| millis(0.5)),
+                cell(asked, &|| millis(0.99)),
+                cell(asked, &late),
+                cell(has_bulk, &|| format!("{:.0}", median(&bulk(side)))),
+                cell(has_bulk, &|| {
+                    Ratio::of(&bulk(side), &bulk(bulk_alone)).to_string()
+                }),
+                cell(talked, &|| format!("{:.1}", median(&chat(side)))),
+                cell(talked, &|| {
+                    Ratio::of(&chat(side), &chat(chat_alone)).to_string()
+                }),
             ],
         );
     }
     table.print();
-    let p99 = Ratio::of(&latency(busy, 0.99), &latency(idle, 0.99)).median;
+    let p99 = Ratio::of(&latency(with_queries, 0.99), &latency(queries_alone, 0.99)).median;
     targets.note(
-        "query p99 beside conversations / idle",
+        "query p99 beside conversations / alone",
         format!("{p99:.2}"),
         "≤ 2",
         (p99 <= P99_AIM).into(),
     );
+    let mut at_least = |what: &str, (side, alone): (Vec<f64>, Vec<f64>), aim: f64| {
+        let kept = Ratio::of(&side, &alone).median;
+        let wanted = format!("≥ {:.0} %", 100.0 * aim);
+        targets.note(
+            what,
+            format!("{:.1} %", 100.0 * kept),
+            &wanted,
+            (kept >= aim).into(),
+        );
+    };
+    let fair = "bulk throughput beside conversations / alone";
+    at_least(fair, (bulk(with_bulk), bulk(bulk_alone)), FAIR_AIM);
+    let fair = "conversations beside full bulk load / alone";
+    at_least(fair, (chat(with_bulk), chat(chat_alone)), FAIR_AIM);
+    let least = "conversations beside queries without a pause / alone";
+    at_least(least, (chat(mirror), chat(chat_alone)), LEAST_AIM);
 }

@@ -5,6 +5,7 @@ pub mod lanes;
 pub mod latency;
 pub mod overload;
 pub mod throughput;
+pub mod traffic;
 
 use serde_json::Value;
 
