@@ -49,6 +49,8 @@ pub struct CallReader {
     names: BTreeSet<String>,
     held: String,
     stage: Stage,
+    /// Whether there was a call already.
+    called: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,7 @@ impl CallReader {
             names,
             held: String::new(),
             stage: Stage::Text,
+            called: false,
         }
     }
 
@@ -93,6 +96,8 @@ impl CallReader {
         };
         let text = match (self.form, self.stage) {
             (CallForm::Tagged, Stage::Call) => format!("{OPEN}{held}"),
+            // White space behind the last call belongs to it as that in front does.
+            _ if self.called && held.trim().is_empty() => String::new(),
             _ => held,
         };
         match calls {
@@ -109,28 +114,31 @@ impl CallReader {
                 return false;
             };
             pieces.push(match call(&self.held[..end]) {
-                Some(call) => Piece::Call(call),
+                Some(call) => {
+                    self.called = true;
+                    Piece::Call(call)
+                }
                 None => Piece::Text(format!("{OPEN}{}", &self.held[..end + CLOSE.len()])),
             });
             self.held.drain(..end + CLOSE.len());
             self.stage = Stage::Text;
             return true;
         }
-        let (text, found) = match self.held.find(OPEN) {
-            Some(start) => (start, true),
-            None => (certain(&self.held, OPEN), false),
-        };
+        let open = self.held.find(OPEN);
+        let text = open.unwrap_or_else(|| certain(&self.held, OPEN));
         // White space in front of a call belongs to it.
         let text = self.held[..text].trim_end().len();
         if text > 0 {
-            pieces.push(Piece::Text(self.held.drain(..text).collect()));
+            pieces.push(Piece::Text(self.held[..text].to_owned()));
         }
-        if found {
-            let start = self.held.find(OPEN).unwrap_or(0);
-            self.held.drain(..start + OPEN.len());
-            self.stage = Stage::Call;
+        match open {
+            Some(start) => {
+                self.held.drain(..start + OPEN.len());
+                self.stage = Stage::Call;
+            }
+            None => drop(self.held.drain(..text)),
         }
-        found
+        open.is_some()
     }
 
     fn bare(&mut self, pieces: &mut Vec<Piece>) {
@@ -230,6 +238,13 @@ mod tests {
         let two = format!("Let me see.\n{weather}\n{weather}");
         let both = calls(&[expected, expected]);
         assert_eq!(read(Tagged, &two), ("Let me see.".into(), both));
+        // White space behind the last call is no text; behind text it is.
+        let ended = format!("{weather}\n\n");
+        assert_eq!(read(Tagged, &ended), (String::new(), calls(&[expected])));
+        let more = format!("{weather}\nThat is all.\n");
+        let text = "\nThat is all.\n".into();
+        assert_eq!(read(Tagged, &more), (text, calls(&[expected])));
+        assert_eq!(read(Tagged, "a\n"), ("a\n".into(), vec![]));
         assert_eq!(read(Tagged, "a < b <tool"), ("a < b <tool".into(), vec![]));
         // Its end is a special token that no text has, or the tokens ran out.
         let open = "<tool_call>{\"name\":\"time\"}";

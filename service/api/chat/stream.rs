@@ -142,13 +142,14 @@ impl ChunkWriter {
             });
         }
         for call in delta.calls {
-            if self.answering.older_calls {
+            if !self.answering.older_calls {
+                bodies.extend(call_deltas(call, progress.calls));
+            } else if progress.calls == 0 {
+                // Who knows only the older form knows of one call.
                 bodies.push(DeltaBody {
                     function_call: Some(call.into()),
                     ..DeltaBody::default()
                 });
-            } else {
-                bodies.extend(call_deltas(call, progress.calls));
             }
             progress.calls += 1;
         }

@@ -431,6 +431,35 @@ async fn functions_are_called() {
 }
 
 #[tokio::test]
+async fn who_knows_only_functions_is_told_one_call() {
+    let call = |city: &str| {
+        format!(
+            "<tool_call>\n{{\"name\": \"weather\", \"arguments\": {{\"city\": \"{city}\"}}}}\n\
+             </tool_call>\n"
+        )
+    };
+    let server = saying(&(call("Rome") + &call("Oslo")));
+    let expected = json!({"name": "weather", "arguments": "{\"city\": \"Rome\"}"});
+    let older = with(&json!({"functions": [weather()], "stream": true}));
+    let all = events(&server.post("/v1/chat/completions", older.to_string()).await);
+    let deltas = all.iter().map(|event| &event["choices"][0]["delta"]);
+    let calls: Vec<&Value> = deltas
+        .map(|delta| &delta["function_call"])
+        .filter(|call| !call.is_null())
+        .collect();
+    assert_eq!(calls, [&expected]);
+    let finish = &all.last().unwrap()["choices"][0]["finish_reason"];
+    assert_eq!(finish, "function_call");
+    // The line that ends the last call is no content.
+    let tools = json!([{"type": "function", "function": weather()}]);
+    let body = with(&json!({"tools": tools}));
+    let answer = server.ok("/v1/chat/completions", &body).await;
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["content"], Value::Null);
+    assert_eq!(message["tool_calls"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn people_cannot_write_control_tokens() {
     let server = saying("x");
     let count = async |text: &str| {
