@@ -65,6 +65,17 @@ pub enum Error {
         /// What was to be served under it.
         wanted: String,
     },
+    /// The name belongs to a model of a server elsewhere.
+    #[error(
+        "Model is already in the model list, uid: {uid}; an `[[upstream]]` of the configuration \
+         answers for it, so `{wanted}` needs another uid"
+    )]
+    ServedElsewhere {
+        /// The name.
+        uid: String,
+        /// What was to be served under it.
+        wanted: String,
+    },
     /// The model does not fit into memory; the message has the numbers.
     #[error("{0}")]
     InsufficientMemory(String),
@@ -99,6 +110,8 @@ pub enum Error {
          {tokens}; shorten it"
     )]
     ContextLength {
+        /// The field that the prompt was made of.
+        field: &'static str,
         /// Tokens of the prompt; where it is far too long, only the fewest that it can have.
         tokens: usize,
         /// The most tokens of a prompt and its answer.
@@ -251,6 +264,7 @@ impl Error {
             Self::InvalidRequest { .. }
             | Self::Empty(_)
             | Self::AlreadyServed { .. }
+            | Self::ServedElsewhere { .. }
             | Self::UnsupportedTask { .. }
             | Self::InputTooLong { .. }
             | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
@@ -280,7 +294,7 @@ impl Error {
             Self::RouteNotFound { .. } => "route_not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::ModelNotFound { .. } => "model_not_found",
-            Self::AlreadyServed { .. } => "model_already_served",
+            Self::AlreadyServed { .. } | Self::ServedElsewhere { .. } => "model_already_served",
             Self::InsufficientMemory(_) => "insufficient_memory",
             Self::UnsupportedTask { .. } => "unsupported_task",
             Self::InputTooLong { .. } | Self::ContextLength { .. } => "context_length_exceeded",
@@ -303,9 +317,10 @@ impl Error {
         match self {
             Self::InvalidRequest { param, .. } => *param,
             Self::Empty(field) => Some(field),
-            Self::ContextLength { .. } => Some("messages"),
+            Self::ContextLength { field, .. } => Some(field),
             Self::ModelNotFound { .. }
             | Self::AlreadyServed { .. }
+            | Self::ServedElsewhere { .. }
             | Self::UnsupportedTask { .. } => Some("model"),
             Self::InputTooLong { place, .. } | Self::BadOutput { place, .. } => Some(place.field()),
             Self::Unauthorized(_)

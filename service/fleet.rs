@@ -164,6 +164,11 @@ impl Fleet {
         }
     }
 
+    /// The name that a launch asks for, in words or by leaving it open.
+    pub fn wished_uid(&self, spec: &LaunchSpec) -> String {
+        resolve::wished_uid(spec, &self.0.catalog())
+    }
+
     /// Begins to load a model in the background; it is visible when this returns. The same model
     /// under the same name again changes nothing, unless it has failed: then it is tried again.
     ///

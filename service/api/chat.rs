@@ -45,11 +45,8 @@ pub async fn completions(
     addressed: Addressed,
     raw: RawBody,
 ) -> Result<Response> {
-    let (upstreams, patience) = (&state.settings.upstreams, state.settings.request_timeout);
-    if let Some(answer) = upstreams
-        .pass("/v1/chat/completions", &raw.0, &log, patience)
-        .await?
-    {
+    let path = "/v1/chat/completions";
+    if let Some(answer) = state.elsewhere(path, &raw, &addressed, &log).await? {
         return Ok(answer);
     }
     let body: ChatBody = raw.parsed().await?;

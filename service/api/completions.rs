@@ -8,12 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::header;
-use retort_models::SpecialTokens;
+use retort_models::{SpecialTokens, Tokenizer};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 pub use self::answer::CompletionAnswer;
-use self::answer::{CompletionWriter, Echo, Form};
+use self::answer::{CompletionWriter, Form};
 use super::{
     AppState,
     addressed::Addressed,
@@ -25,7 +25,6 @@ use super::{
 };
 use crate::{
     engine::{
-        Generator,
         generate::GenerateStream,
         request::{GenerateRequest, Origin, PromptInput, PromptPiece, Sampling, Timings, Usage},
     },
@@ -116,11 +115,8 @@ pub async fn completions(
     addressed: Addressed,
     raw: RawBody,
 ) -> Result<Response> {
-    let (upstreams, patience) = (&state.settings.upstreams, state.settings.request_timeout);
-    if let Some(answer) = upstreams
-        .pass("/v1/completions", &raw.0, &log, patience)
-        .await?
-    {
+    let path = "/v1/completions";
+    if let Some(answer) = state.elsewhere(path, &raw, &addressed, &log).await? {
         return Ok(answer);
     }
     let mut body: CompletionBody = raw.parsed().await?;
@@ -129,16 +125,24 @@ pub async fn completions(
     log.asked(prompts.len());
     state.announce(&log, model.as_deref());
     let form = body.form();
+    let echo = body.echo == Some(true);
     let streams = body.stream == Some(true);
     let request = body.into_request()?;
-    let mut begun = Begun::default();
-    for prompt in prompts {
-        let generator = state.engine_for(&log).generator(model.as_deref()).await?;
-        begun.start(generator, prompt, &request).await?;
-    }
-    log.answered(&begun.model, begun.usage, begun.timings);
-    let form = form.about(model.unwrap_or(begun.model), begun.echoes, request.n);
-    let all = Streams::new(begun.streams, request.n, &log);
+    let generator = state.engine_for(&log).generator(model.as_deref()).await?;
+    let served = generator.name().to_owned();
+    let echoes = prompts.iter().map(|prompt| match echo {
+        true => text(prompt, generator.tokenizer()),
+        false => Ok(String::new()),
+    });
+    let echoes = echoes.collect::<Result<_>>()?;
+    let requests = prompts.into_iter().map(|item| GenerateRequest {
+        prompt: prompt(item),
+        ..request.clone()
+    });
+    let begun = generator.generate_all(requests.collect()).await?;
+    account(&log, &served, &begun);
+    let form = form.about(model.unwrap_or(served), echoes, request.n);
+    let all = Streams::new(begun, request.n, &log);
     if streams {
         return Ok(generation::stream(all, CompletionWriter::new(form)));
     }
@@ -147,43 +151,27 @@ pub async fn completions(
     Ok((json, answer::whole(&generated, &form)).into_response())
 }
 
-/// The prompts that are being gone on with.
-#[derive(Default)]
-struct Begun {
-    model: String,
-    streams: Vec<GenerateStream>,
-    echoes: Vec<String>,
-    usage: Usage,
-    timings: Timings,
+/// Tells the log what is known when the first token is there: all prompts were taken, so all of
+/// them count, whatever comes of one.
+fn account(log: &RequestLog, model: &str, begun: &[GenerateStream]) {
+    let (mut usage, mut timings) = (Usage::default(), Timings::default());
+    for stream in begun {
+        let told = stream.timings();
+        usage.prompt_tokens += stream.usage().prompt_tokens;
+        timings.tokenize += told.tokenize;
+        timings.queue = timings.queue.max(told.queue);
+        timings.inference += told.prefill;
+    }
+    log.answered(model, usage, timings);
 }
 
-impl Begun {
-    async fn start(
-        &mut self,
-        generator: Generator,
-        item: Item,
-        request: &GenerateRequest,
-    ) -> Result<()> {
-        generator.name().clone_into(&mut self.model);
-        let tokenizer = generator.tokenizer();
-        self.echoes.push(match &item {
-            Item::Text(text) => text.clone(),
-            Item::Ids(ids) => tokenizer
-                .decode(ids, SpecialTokens::Keep)
-                .map_err(|error| Error::invalid("prompt", error.to_string()))?,
-        });
-        let request = GenerateRequest {
-            prompt: prompt(item),
-            ..request.clone()
-        };
-        let stream = generator.generate(request).await?;
-        self.usage.prompt_tokens += stream.usage().prompt_tokens;
-        let timings = stream.timings();
-        self.timings.tokenize += timings.tokenize;
-        self.timings.queue = self.timings.queue.max(timings.queue);
-        self.timings.inference += timings.prefill;
-        self.streams.push(stream);
-        Ok(())
+/// What a prompt says.
+fn text(item: &Item, tokenizer: &Tokenizer) -> Result<String> {
+    match item {
+        Item::Text(text) => Ok(text.clone()),
+        Item::Ids(ids) => tokenizer
+            .decode(ids, SpecialTokens::Keep)
+            .map_err(|error| Error::invalid("prompt", error.to_string())),
     }
 }
 
@@ -215,14 +203,10 @@ impl CompletionBody {
     }
 
     fn form(&self) -> Form {
-        let echo = match self.echo {
-            Some(true) => Echo::Yes,
-            Some(false) | None => Echo::No,
-        };
         let usage = self
             .stream_options
             .and_then(|options| options.include_usage);
-        Form::new(echo, usage == Some(true))
+        Form::new(usage == Some(true))
     }
 
     fn into_request(self) -> Result<GenerateRequest> {

@@ -131,6 +131,7 @@ fn retry_after(error: &Error) -> Option<u64> {
         Error::InvalidRequest { .. }
         | Error::Empty(_)
         | Error::AlreadyServed { .. }
+        | Error::ServedElsewhere { .. }
         | Error::Unauthorized(_)
         | Error::Forbidden(_)
         | Error::RouteNotFound { .. }
@@ -195,6 +196,7 @@ fn tei_kind(error: &Error) -> (&'static str, StatusCode) {
     match error {
         Error::InvalidRequest { .. }
         | Error::AlreadyServed { .. }
+        | Error::ServedElsewhere { .. }
         | Error::InputTooLong { .. }
         | Error::ContextLength { .. } => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
         Error::Empty(_) => ("Empty", status),

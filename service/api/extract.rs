@@ -37,7 +37,7 @@ pub trait WireBody: DeserializeOwned + Send + 'static {
 pub struct JsonBody<T>(pub T);
 
 /// Extracts a body as it came, within the same limits.
-pub struct RawBody(pub Vec<u8>);
+pub struct RawBody(pub Bytes);
 
 impl FromRequest<AppState> for RawBody {
     type Rejection = Error;
@@ -49,7 +49,8 @@ impl FromRequest<AppState> for RawBody {
             timeout: state.settings.request_timeout,
             stall: state.settings.stall_timeout,
         };
-        read(&head.headers, body, limits).await.map(Self)
+        let bytes = read(&head.headers, body, limits).await?;
+        Ok(Self(bytes.into()))
     }
 }
 

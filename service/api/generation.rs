@@ -11,7 +11,7 @@ use axum::{
     body::{Body, Bytes},
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::Frame;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -302,10 +302,14 @@ pub fn stream<W: Write>(streams: Streams, writer: W) -> Response {
     let fixed = HeaderValue::from_static;
     headers.insert(header::CONTENT_TYPE, fixed(W::CONTENT_TYPE));
     headers.insert(header::CACHE_CONTROL, fixed("no-cache"));
-    // Asks nginx not to collect the pieces.
-    let buffering = HeaderName::from_static("x-accel-buffering");
-    headers.insert(buffering, fixed("no"));
+    send_at_once(headers);
     response
+}
+
+/// Asks nginx not to collect the pieces of an answer.
+pub fn send_at_once(headers: &mut HeaderMap) {
+    let buffering = HeaderName::from_static("x-accel-buffering");
+    headers.insert(buffering, HeaderValue::from_static("no"));
 }
 
 struct Streamed<W> {

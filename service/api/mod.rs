@@ -54,8 +54,10 @@ use utoipa::openapi::path::Operation;
 
 use self::{
     access::Access::{Admin, Inference, Metrics, Open},
+    addressed::Addressed,
     docs::{generating, peers},
     errors::{COHERE, Dialect, INFINITY, LLAMA_CPP, NATIVE, OLLAMA, OPENAI, TEI, VLLM, XINFERENCE},
+    extract::RawBody,
     observe::RequestLog,
     rate::{Meter, RateLimits},
     xinference::{
@@ -66,7 +68,13 @@ pub use self::{
     access::{Access, ApiKeys},
     settings::{ApiSettings, PagesMay, RateSettings, TokenIds},
 };
-use crate::{engine::Engine, error::Error, fleet::Fleet, lifetime::Lifetime, telemetry::Telemetry};
+use crate::{
+    engine::Engine,
+    error::{Error, Result},
+    fleet::Fleet,
+    lifetime::Lifetime,
+    telemetry::Telemetry,
+};
 
 /// What all handlers share.
 #[derive(Clone)]
@@ -97,6 +105,36 @@ impl AppState {
         {
             log.about(&info.name);
         }
+    }
+
+    /// The answer of the server elsewhere that has the model of this body. None where a model of
+    /// that name is served here, or where the address names one, which a body that goes on as it
+    /// came would not tell.
+    ///
+    /// # Errors
+    /// As [`upstream::Upstreams::pass`].
+    async fn elsewhere(
+        &self,
+        path: &'static str,
+        raw: &RawBody,
+        addressed: &Addressed,
+        log: &RequestLog,
+    ) -> Result<Option<Response>> {
+        let upstreams = &self.settings.upstreams;
+        let named = match addressed {
+            Addressed(Some(_)) => None,
+            Addressed(None) => upstreams.named(&raw.0)?,
+        };
+        let is_here = |name: &str| {
+            let found = self.engine.model(name);
+            found.is_ok_and(|model| model.name == name)
+        };
+        let Some(name) = named.filter(|name| !is_here(name)) else {
+            return Ok(None);
+        };
+        log.about(&name);
+        let patience = self.settings.request_timeout;
+        upstreams.pass(path, &name, raw.0.clone(), patience).await
     }
 }
 

@@ -21,6 +21,7 @@ mod outputs;
 mod rerank;
 mod surface;
 mod tei;
+mod upstream;
 mod vllm;
 mod xinference;
 

@@ -15,8 +15,9 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde::Deserialize;
+use tower_http::timeout::TimeoutBody;
 
-use super::{fields, observe::RequestLog};
+use super::{fields, generation};
 use crate::{
     config::{Secret, UpstreamConfig},
     error::{Error, Result},
@@ -100,50 +101,65 @@ impl Upstreams {
         inner.is_some_and(|inner| inner.by_model.contains_key(model))
     }
 
-    /// Passes a body on if its model is served elsewhere. A client who hangs up ends it there, too.
+    /// The model that a body names, if it is served elsewhere.
     ///
     /// # Errors
-    /// When the server cannot be reached, or does not begin to answer within `patience`.
+    /// When the name is too long to be one.
+    pub fn named(&self, body: &[u8]) -> Result<Option<String>> {
+        if self.0.is_none() {
+            return Ok(None);
+        }
+        // What is no JSON is told so by whoever reads all of it.
+        let named = serde_json::from_slice::<Named>(body).ok();
+        let named = fields::named_model(named.and_then(|named| named.model))?;
+        Ok(named.filter(|name| self.has(name)))
+    }
+
+    /// Passes a body on to the server that has this model, if one has. A client who hangs up ends
+    /// it there, too.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not begin to answer within `patience`. An answer
+    /// that then stops for as long breaks off.
     pub async fn pass(
         &self,
         path: &'static str,
-        body: &[u8],
-        log: &RequestLog,
+        name: &str,
+        body: Bytes,
         patience: Duration,
     ) -> Result<Option<Response>> {
         let Some(inner) = &self.0 else {
             return Ok(None);
         };
-        // What is no JSON is told so by whoever reads all of it.
-        let named = serde_json::from_slice::<Named>(body).ok();
-        let named = fields::named_model(named.and_then(|named| named.model))?;
-        let Some((name, target)) = named.and_then(|name| inner.by_model.get_key_value(&name))
-        else {
+        let Some(target) = inner.by_model.get(name) else {
             return Ok(None);
         };
-        log.about(name);
         let answer = inner.client.request(target.request(path, body)?);
         let answer = tokio::time::timeout(patience, answer)
             .await
             .map_err(|_| Error::Timeout { after: patience })?
             .map_err(|error| Error::Upstream {
-                model: name.clone(),
+                model: name.to_owned(),
                 reason: reason(&error),
             })?;
         let (head, body) = answer.into_parts();
-        let mut response = Response::new(Body::new(body));
+        let mut response = Response::new(Body::new(TimeoutBody::new(patience, body)));
         *response.status_mut() = head.status;
         for name in HEADERS {
             if let Some(value) = head.headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());
             }
         }
+        let kind = head.headers.get(header::CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+            generation::send_at_once(response.headers_mut());
+        }
         Ok(Some(response))
     }
 }
 
 impl Target {
-    fn request(&self, path: &str, body: &[u8]) -> Result<Request<Full<Bytes>>> {
+    fn request(&self, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::post(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, text/event-stream");
@@ -151,7 +167,7 @@ impl Target {
             request = request.header(header::AUTHORIZATION, key);
         }
         request
-            .body(Full::new(Bytes::copy_from_slice(body)))
+            .body(Full::new(body))
             .map_err(|error| Error::Internal(format!("a request to `{}`: {error}", self.url)))
     }
 }

@@ -95,25 +95,49 @@ impl Generator {
     ///
     /// # Errors
     /// See [`Error`]: what is wrong with the request, or why it cannot be served now.
-    pub async fn generate(self, mut request: GenerateRequest) -> Result<GenerateStream> {
+    pub async fn generate(self, request: GenerateRequest) -> Result<GenerateStream> {
+        let mut streams = self.generate_all(vec![request]).await?;
+        let only = streams.pop();
+        only.ok_or_else(|| Error::Internal("a prompt has no stream".into()))
+    }
+
+    /// As [`Generator::generate`] for several prompts at once, of which all are taken or none. They
+    /// are there when the first piece of the first prompt's answers is; what goes wrong with
+    /// another is told by its stream.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub async fn generate_all(
+        self,
+        mut requests: Vec<GenerateRequest>,
+    ) -> Result<Vec<GenerateStream>> {
         let engine = self.engine;
-        request.deadline = request.deadline.or(engine.caller.deadline);
-        let counted = InFlight::new(&engine.shared.in_flight);
+        for request in &mut requests {
+            request.deadline = request.deadline.or(engine.caller.deadline);
+        }
+        let counted = Arc::new(InFlight::new(&engine.shared.in_flight));
         let (lease, tenant) = (self.lease, engine.caller.tenant);
-        lease.check(&request)?;
+        lease.check(&requests)?;
         // A prompt may be long, and tokenizing it is arithmetic.
         let submit = move || {
-            let stream = lease.submit(&request, tenant)?;
-            // The stream outlives the pipeline where that is unloaded under it.
-            Ok(stream.guarded(lease.let_go()))
+            let streams = lease.submit_all(&requests, tenant)?;
+            // The streams outlive the pipeline where that is unloaded under them.
+            let inside = Arc::new(lease.let_go());
+            let guarded = streams.into_iter().map(|s| s.guarded(inside.clone()));
+            Ok::<Vec<_>, Error>(guarded.collect())
         };
-        let first = async {
-            let stream = tokio::task::spawn_blocking(submit).await;
-            let stream = stream.map_err(|error| Error::Internal(error.to_string()))??;
-            stream.guarded(counted).begun().await
+        let begun = async {
+            let streams = tokio::task::spawn_blocking(submit).await;
+            let streams = streams.map_err(|error| Error::Internal(error.to_string()))??;
+            let counts = streams.into_iter().map(|s| s.guarded(counted.clone()));
+            let mut streams: Vec<GenerateStream> = counts.collect();
+            if let Some(first) = streams.first_mut() {
+                first.begin().await?;
+            }
+            Ok(streams)
         };
         let after = engine.shared.limits.request_timeout;
-        tokio::time::timeout(after, first)
+        tokio::time::timeout(after, begun)
             .await
             .map_err(|_| Error::Timeout { after })?
     }

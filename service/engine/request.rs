@@ -22,8 +22,8 @@ pub use self::{
     },
     generate::{
         Begins, Choice, Constraint, EndOfText, FinishReason, Finished, GenerateEvent,
-        GenerateRequest, GenerateTimings, GenerateUsage, Generated, Grammar, Origin, PromptInput,
-        PromptPiece, Sampling, TokenLogprob, TokenScore,
+        GenerateRequest, GenerateTimings, GenerateUsage, Generated, Grammar, Origin, PromptField,
+        PromptInput, PromptPiece, Sampling, TokenLogprob, TokenScore,
     },
     model::{
         Backlog, ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads,

@@ -65,14 +65,7 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
     let known = named.or_else(|| names.catalog.by_hub_id(&spec.reference));
     let location =
         location_of(named, &spec.reference, None).map_err(|error| wrong("model_name", &error))?;
-    let default = match named {
-        Some(entry) => entry.name.clone(),
-        None => default_uid(&spec.reference),
-    };
-    let name = match &spec.uid {
-        Some(uid) => uid.clone(),
-        None => default,
-    };
+    let name = wished_uid(spec, names.catalog);
     check_name(&name).map_err(|error| wrong("model_uid", &error))?;
     let mut entry = ModelEntry {
         name,
@@ -118,6 +111,15 @@ pub fn resolve(spec: &LaunchSpec, names: &Names<'_>) -> Result<Resolved> {
         None => {}
     }
     Ok(Resolved::New(Box::new(entry)))
+}
+
+/// The name that a launch asks for, which may be taken.
+pub fn wished_uid(spec: &LaunchSpec, catalog: &Catalog) -> String {
+    match (&spec.uid, catalog.by_name(&spec.reference)) {
+        (Some(uid), _) => uid.clone(),
+        (None, Some(entry)) => entry.name.clone(),
+        (None, None) => default_uid(&spec.reference),
+    }
 }
 
 /// How a configured model would have been launched.

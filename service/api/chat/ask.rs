@@ -20,7 +20,7 @@ use crate::{
             reasoning::Begins as Thinking,
             template::{ChatTemplate, Conversation, Ending, Value},
         },
-        request::{Begins, Constraint, GenerateRequest, PromptInput, PromptPiece},
+        request::{Begins, Constraint, GenerateRequest, PromptField, PromptInput, PromptPiece},
     },
     error::{Error, Result},
 };
@@ -35,6 +35,8 @@ pub struct ChatAsk {
     pub model: Option<String>,
     /// The conversation so far.
     pub messages: Vec<Message>,
+    /// Where the caller has them.
+    pub field: PromptField,
     /// Functions that the model may call.
     pub tools: Vec<Value>,
     /// Whether it does.
@@ -84,7 +86,8 @@ impl ChatAsk {
         let model = generator.name().to_owned();
         let template = generator.template()?;
         let special_tokens = template.tags();
-        let (logprobs, wishes) = (self.logprobs, std::mem::take(&mut self.wishes));
+        let (logprobs, field) = (self.logprobs, self.field);
+        let wishes = std::mem::take(&mut self.wishes);
         let rendered = self.rendered(template).await?;
         let mut request = GenerateRequest::new(PromptInput::Text {
             pieces: rendered.pieces,
@@ -92,6 +95,7 @@ impl ChatAsk {
             special_tokens: SpecialTokens::Skip,
         });
         wishes.apply(&mut request)?;
+        request.field = field;
         request.logprobs = logprobs;
         request.special_tokens = special_tokens;
         request.constraint = rendered.constraint;

@@ -27,7 +27,7 @@ use crate::{
     },
     engine::{
         generate::template::{Ending, Value},
-        request::Sampling,
+        request::{PromptField, Sampling},
     },
     error::{Error, Result},
 };
@@ -187,6 +187,7 @@ impl ChatBody {
         Ok(ChatAsk {
             model: addressed.or(self.model.take())?,
             messages: std::mem::take(&mut self.messages),
+            field: PromptField::Messages,
             tools: self.tools.take().or(functions).unwrap_or_default(),
             tool_choice: self.tool_choice.take().or(older_choice).unwrap_or_default(),
             format: self

@@ -16,24 +16,12 @@ use crate::{
     error::Error,
 };
 
-/// Whether a prompt stands in front of its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Echo {
-    /// It does not.
-    #[default]
-    No,
-    /// It does.
-    Yes,
-}
-
 /// What of the answers' form does not depend on the model.
 #[derive(Debug, Default)]
 pub struct Form {
     id: String,
     created: u64,
     model: String,
-    /// Whether prompts stand in front.
-    echo: Echo,
     /// Whether a stream ends with the token counts.
     tells_usage: bool,
     /// What stands in front of each answer.
@@ -42,25 +30,20 @@ pub struct Form {
 
 impl Form {
     /// A form as a request wants it.
-    pub fn new(echo: Echo, tells_usage: bool) -> Self {
+    pub fn new(tells_usage: bool) -> Self {
         Self {
-            echo,
             tells_usage,
             ..Self::default()
         }
     }
 
-    /// The form of the answers to these prompts, `n` to each.
-    pub fn about(self, model: String, prompts: Vec<String>, n: usize) -> Self {
-        let echoed = prompts.into_iter().map(|prompt| match self.echo {
-            Echo::Yes => prompt,
-            Echo::No => String::new(),
-        });
+    /// The form of the answers to some prompts, `n` to each, with a text in front of each prompt's.
+    pub fn about(self, model: String, echoes: Vec<String>, n: usize) -> Self {
         Self {
             id: new_id("cmpl"),
             created: now(),
             model,
-            echoes: echoed.flat_map(|prompt| vec![prompt; n]).collect(),
+            echoes: echoes.into_iter().flat_map(|echo| vec![echo; n]).collect(),
             ..self
         }
     }

@@ -32,7 +32,10 @@ use crate::{
     engine::{
         Engine,
         generate::{reasoning::Begins, template::Value},
-        request::{GenerateRequest, ModelInfo, Origin, PromptInput, PromptPiece, Sampling, Task},
+        request::{
+            GenerateRequest, ModelInfo, Origin, PromptField, PromptInput, PromptPiece, Sampling,
+            Task,
+        },
     },
     error::Result,
     keep_alive::KeepAlive,
@@ -192,6 +195,7 @@ pub async fn chat(
     let ask = ChatAsk {
         model,
         messages,
+        field: PromptField::Messages,
         tools: body.tools.unwrap_or_default(),
         format: format(body.format),
         thinking,

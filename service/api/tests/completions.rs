@@ -1,9 +1,9 @@
-//! Texts to be gone on with, chats as Ollama's clients have them, and chats that go elsewhere.
+//! Texts to be gone on with, and chats as Ollama's clients have them.
 
 use serde_json::json;
 
 use super::{
-    chat::{add, events, hello, saying},
+    chat::{events, saying},
     *,
 };
 
@@ -52,6 +52,42 @@ async fn texts_are_gone_on_with() {
             .await
             .error(status);
     }
+}
+
+#[tokio::test]
+async fn a_prompt_that_fills_the_context_is_told_by_its_field() {
+    let server = saying("Hello");
+    let long = "the rain ".repeat(600);
+    let prompt = json!({"model": "chat", "prompt": ["short", long]});
+    let messages = json!({"model": "chat", "messages": [{"role": "user", "content": long}]});
+    for (path, body, field) in [
+        ("/v1/completions", prompt, "prompt"),
+        ("/v1/chat/completions", messages, "messages"),
+    ] {
+        let answer = server.post(path, body.to_string()).await;
+        answer.error(400);
+        let error = &answer.json()["error"];
+        assert_eq!(error["code"], "context_length_exceeded");
+        assert_eq!(error["param"], field);
+    }
+}
+
+#[tokio::test]
+async fn the_ids_of_a_prompt_are_read_only_to_be_echoed() {
+    let server = saying("Hello");
+    let mut body = json!({"model": "chat", "prompt": [[5, 6], [7]], "temperature": 0});
+    let text = |answer: &Value, index: usize| {
+        answer["choices"][index]["text"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let answer = server.ok("/v1/completions", &body).await;
+    assert_eq!(text(&answer, 1), "Hello");
+    body["echo"] = true.into();
+    let echoed = server.ok("/v1/completions", &body).await;
+    assert!(text(&echoed, 0).ends_with("Hello") && text(&echoed, 0).len() > "Hello".len());
+    assert_eq!(echoed["usage"], answer["usage"]);
 }
 
 fn lines(answer: &Answer) -> Vec<Value> {
@@ -130,74 +166,6 @@ async fn nothing_said_to_ollama_loads_or_unloads() {
         let sentence = missing.json()["error"].as_str().unwrap().to_owned();
         assert!(sentence.starts_with("model 'x' not found"), "{sentence}");
     }
-}
-
-/// A server elsewhere that answers everything with what it was sent, in two pieces.
-async fn elsewhere() -> String {
-    let echo = async |headers: HeaderMap, body: String| {
-        let key = headers["authorization"].to_str().unwrap().to_owned();
-        let events = format!("data: {key}\n\ndata: {body}\n\n");
-        ([("content-type", "text/event-stream")], events)
-    };
-    let router = Router::new()
-        .route("/v1/chat/completions", axum::routing::post(echo))
-        .route(
-            "/v1/completions",
-            axum::routing::post(async || StatusCode::IM_A_TEAPOT),
-        );
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    format!("http://{address}")
-}
-
-#[tokio::test]
-async fn chats_with_models_elsewhere_are_passed_on() {
-    let upstream = |url: String, model: &str| crate::config::UpstreamConfig {
-        url,
-        models: vec![model.into()],
-        api_key: Some(crate::config::Secret::new("s3cret")),
-    };
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = format!("http://{}", closed.local_addr().unwrap());
-    drop(closed);
-    let there = elsewhere().await;
-    let upstreams = [upstream(there.clone(), "large"), upstream(nobody, "gone")];
-    let server = Server::with_settings(ApiSettings {
-        upstreams: crate::api::upstream::Upstreams::new(&upstreams),
-        ..ApiSettings::default()
-    });
-    add(&server, "here");
-    // Nothing of the body is understood here, and nothing of it is lost.
-    let body = r#"{"model":"large","messages":5, "stream":true,"new":{"a":[]}}"#;
-    let answer = server.post("/v1/chat/completions", body).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), "text/event-stream");
-    assert_eq!(
-        answer.text(),
-        format!("data: Bearer s3cret\n\ndata: {body}\n\n")
-    );
-    assert_eq!(server.post("/completions", body).await.status, 418);
-    let gone = server
-        .post("/v1/chat/completions", r#"{"model":"gone"}"#)
-        .await;
-    let told = gone.error(502);
-    assert!(
-        told.contains("`gone` cannot be reached") && !told.contains("127.0.0.1"),
-        "{told}"
-    );
-    let here = server.ok("/v1/chat/completions", &hello()).await;
-    assert_eq!(here["choices"][0]["message"]["content"], "here");
-    assert!(server.metrics().contains(r#"model="large",code="200""#));
-    let list = server.get("/v1/models").await.json();
-    let models = list["data"].as_array().unwrap().iter();
-    let ids: Vec<&str> = models.map(|model| model["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["fake", "chat", "gone", "large"]);
-    let large = server.get("/v1/models/large").await.json();
-    assert_eq!(large["model_ability"], json!(["generate", "chat"]));
-    assert_eq!(large["state"], "upstream");
-    let there = there.trim_start_matches("http://");
-    assert!(!large.to_string().contains(there), "{large}");
 }
 
 #[tokio::test]

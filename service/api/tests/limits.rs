@@ -91,6 +91,29 @@ async fn what_is_written_is_counted_too_streamed_or_not() {
 }
 
 #[tokio::test]
+async fn prompts_count_though_one_of_them_cannot_be_gone_on_with() {
+    let (server, _) = limited(None, Some(600));
+    chat::add(&server, "a few words");
+    let left = async |prompts: Value, status: u16| {
+        let body = serde_json::json!({"model": "chat", "prompt": prompts, "max_tokens": 1});
+        let request = Request::post("/v1/completions").header("x-api-key", "one");
+        let answer = server
+            .send(request.body(Body::from(body.to_string())).unwrap())
+            .await;
+        answer.error(status);
+        let left = answer.header("x-ratelimit-remaining-tokens");
+        left.parse::<usize>().unwrap()
+    };
+    // Who is refused before anything is computed has nothing to pay.
+    assert_eq!(
+        left(serde_json::json!([vec![5; 20], [999_999]]), 400).await,
+        600
+    );
+    let broken = serde_json::json!([vec![5; 20], [crate::engine::generate::fake::POISON]]);
+    assert!(left(broken, 500).await <= 600 - 21);
+}
+
+#[tokio::test]
 async fn a_refusal_has_the_shape_of_its_dialect() {
     let (server, _) = limited(Some(1), None);
     assert_eq!(call(&server, "/embed", "one").await.status, 200);

@@ -135,6 +135,7 @@ pub async fn launch(
         defaults: &state.fleet.spec(""),
     };
     let spec = spec(body, &means)?;
+    refuse_elsewhere(&spec, &state)?;
     let launched = state.fleet.launch(spec)?;
     if wait_ready {
         state.fleet.wait_ready(&launched.uid).await?;
@@ -265,6 +266,21 @@ fn check_uid(uid: &str) -> Result<()> {
         return Err(Error::invalid("model_uid", message));
     }
     Ok(())
+}
+
+/// Refuses a name of a server elsewhere: whoever uses it would get another model's answers.
+///
+/// # Errors
+/// [`Error::ServedElsewhere`].
+fn refuse_elsewhere(spec: &LaunchSpec, state: &AppState) -> Result<()> {
+    let uid = state.fleet.wished_uid(spec);
+    if !state.settings.upstreams.has(&uid) {
+        return Ok(());
+    }
+    Err(Error::ServedElsewhere {
+        uid,
+        wanted: shorten(&spec.reference, 100),
+    })
 }
 
 /// A name that leads to a model: one of the catalogue, a hub id or a directory.

@@ -96,19 +96,19 @@ impl Inbox {
         }
     }
 
-    /// Leaves a request.
+    /// Leaves requests, all of them or none.
     ///
-    /// One that is larger than all that may wait is taken when nothing else does: refusing it now
-    /// would mean refusing it for ever.
+    /// Such as are larger than all that may wait are taken when nothing else does: refusing them
+    /// now would mean refusing them for ever.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room, [`Error::NotReady`] after [`Inbox::close`].
-    pub fn push(&self, request: Request) -> Result<usize> {
-        let tokens = request.tokens();
+    pub fn push(&self, requests: Vec<Request>) -> Result<usize> {
+        let tokens = requests.iter().map(Request::tokens).sum();
         let mut state = self.lock();
         self.admit(&state, tokens)?;
         state.new_tokens += tokens;
-        state.requests.push(request);
+        state.requests.extend(requests);
         let waiting = state.waiting_tokens();
         drop(state);
         self.bell.notify_one();

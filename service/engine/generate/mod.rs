@@ -208,10 +208,12 @@ impl Pipeline {
     /// Refuses early what would be refused later: what is out of range, or too much for now.
     ///
     /// # Errors
-    /// What is wrong with the request, or [`Error::Overloaded`].
-    pub fn check(&self, request: &GenerateRequest) -> Result<()> {
-        prompt::check(request, &self.known)?;
-        self.room_for(request.n)
+    /// What is wrong with a request, or [`Error::Overloaded`].
+    pub fn check(&self, requests: &[GenerateRequest]) -> Result<()> {
+        for request in requests {
+            prompt::check(request, &self.known)?;
+        }
+        self.room_for(requests.iter().map(|request| request.n).sum())
     }
 
     /// Starts to answer somebody. Blocks while the prompt is tokenized.
@@ -219,6 +221,33 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::check`]; and when the prompt is empty or leaves no room for an answer.
     pub fn submit(&self, request: &GenerateRequest, tenant: Tenant) -> Result<GenerateStream> {
+        let (request, stream) = self.prepare(request, tenant)?;
+        self.push(vec![request])?;
+        Ok(stream)
+    }
+
+    /// As [`Pipeline::submit`] for several prompts of somebody. Nothing is computed for any of them
+    /// unless all are taken.
+    ///
+    /// # Errors
+    /// As [`Pipeline::submit`].
+    pub fn submit_all(
+        &self,
+        requests: &[GenerateRequest],
+        tenant: Tenant,
+    ) -> Result<Vec<GenerateStream>> {
+        let prepared = requests.iter().map(|one| self.prepare(one, tenant));
+        let prepared = prepared.collect::<Result<Vec<_>>>()?;
+        let (requests, streams) = prepared.into_iter().unzip();
+        self.push(requests)?;
+        Ok(streams)
+    }
+
+    fn prepare(
+        &self,
+        request: &GenerateRequest,
+        tenant: Tenant,
+    ) -> Result<(Request, GenerateStream)> {
         let started = Instant::now();
         let sampling = prompt::check(request, &self.known)?;
         let checked = prompt::tokenize(request, sampling, &self.known)?;
@@ -249,15 +278,20 @@ impl Pipeline {
             })
         });
         let answers = answers.collect();
-        let waiting = self.inbox.push(Request {
+        let request = Request {
             prompt: checked.prompt,
             answers,
             tenant,
             arrived: Instant::now(),
-        });
+        };
+        Ok((request, GenerateStream::new(reader, beginning)))
+    }
+
+    fn push(&self, requests: Vec<Request>) -> Result<()> {
+        let waiting = self.inbox.push(requests);
         let waiting = waiting.inspect_err(|_| self.telemetry.request_refused(&self.name))?;
         self.telemetry.queue_changed(&self.name, LANE, waiting);
-        Ok(GenerateStream::new(reader, beginning))
+        Ok(())
     }
 
     fn writer(&self, checked: &Checked, special_tokens: SpecialTokens) -> Detokenizer {

@@ -102,6 +102,7 @@ pub fn tokenize(
     sampling: SamplingPlan,
     known: &Known,
 ) -> Result<Checked> {
+    let wrong = |message: String| Error::invalid(request.field.name(), message);
     let prompt = match &request.prompt {
         PromptInput::Ids(ids) => ids.clone(),
         PromptInput::Text {
@@ -111,7 +112,7 @@ pub fn tokenize(
             let bytes: usize = pieces.iter().map(|piece| piece.text.len()).sum();
             // So much text has too many tokens however it is tokenized.
             let least = bytes / known.spelling.longest();
-            check_room(least, known)?;
+            check_room(request, least, known)?;
             let parts: Vec<RenderedPart<'_>> = pieces
                 .iter()
                 .map(|piece| RenderedPart {
@@ -125,7 +126,7 @@ pub fn tokenize(
             known
                 .tokenizer
                 .encode_rendered(&parts, *special_tokens)
-                .map_err(|error| Error::invalid("prompt", error.to_string()))?
+                .map_err(|error| wrong(error.to_string()))?
         }
     };
     let prompt = match known.info.bos_token_id {
@@ -134,14 +135,14 @@ pub fn tokenize(
     };
     if prompt.is_empty() {
         let message = "the prompt is empty; send at least one character";
-        return Err(Error::invalid("prompt", message));
+        return Err(wrong(message.into()));
     }
     let size = known.info.vocab_size;
     if let Some(id) = prompt.iter().find(|&&id| id as usize >= size) {
         let message = format!("token id {id} is outside the vocabulary of {size} tokens");
-        return Err(Error::invalid("prompt", message));
+        return Err(wrong(message));
     }
-    let room = check_room(prompt.len(), known)?;
+    let room = check_room(request, prompt.len(), known)?;
     let (stops, ends) = ends(request, known);
     Ok(Checked {
         prompt,
@@ -153,9 +154,10 @@ pub fn tokenize(
 }
 
 /// How many tokens an answer to a prompt of so many may have.
-fn check_room(tokens: usize, known: &Known) -> Result<usize> {
+fn check_room(request: &GenerateRequest, tokens: usize, known: &Known) -> Result<usize> {
     match known.max_context.checked_sub(tokens) {
         None | Some(0) => Err(Error::ContextLength {
+            field: request.field.name(),
             tokens,
             limit: known.max_context,
         }),

@@ -98,12 +98,12 @@ impl GenerateStream {
     ///
     /// # Errors
     /// When there is none: what happened before the first token.
-    pub async fn begun(mut self) -> Result<Self> {
+    pub async fn begin(&mut self) -> Result<()> {
         match self.next().await {
             Some(Err(error)) => Err(error),
             first => {
                 self.ahead = first;
-                Ok(self)
+                Ok(())
             }
         }
     }

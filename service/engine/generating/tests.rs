@@ -92,6 +92,37 @@ async fn what_goes_wrong_before_the_first_token_is_an_error_at_once() {
 }
 
 #[tokio::test]
+async fn several_prompts_are_taken_together_or_not_at_all() {
+    let engine = engine();
+    let (parts, hands) = fake::parts("talker", Shape::default());
+    let loading = ModelInfo::loading("talker", vec![]);
+    engine.register(loading).unwrap();
+    engine.serve_generator(parts).unwrap();
+    let all = async |prompts: &[u32]| {
+        let requests = prompts.iter().map(|&id| GenerateRequest {
+            prompt: PromptInput::Ids(vec![id]),
+            max_tokens: Some(3),
+            ..request()
+        });
+        let generator = engine.generator(None).await.unwrap();
+        generator.generate_all(requests.collect()).await
+    };
+    assert_eq!(all(&[5, 6, 999_999]).await.err().unwrap().status(), 400);
+    assert!(hands.seen.try_recv().is_err(), "something was computed");
+    let streams = all(&[7, 8, 9]).await.unwrap();
+    assert_eq!(engine.in_flight(), 1);
+    let first = hands.seen.recv().unwrap();
+    assert_eq!(
+        first.iter().map(|seen| seen.first).collect::<Vec<_>>(),
+        [7, 8, 9]
+    );
+    for stream in streams {
+        assert_eq!(stream.collect().await.unwrap().usage.completion_tokens, 3);
+    }
+    assert_eq!(engine.in_flight(), 0);
+}
+
+#[tokio::test]
 async fn whoever_reads_is_inside_until_the_end() {
     let engine = engine();
     fake::serve_saying(&engine, "talker", "the boat");

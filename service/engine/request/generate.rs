@@ -9,6 +9,8 @@ use retort_models::SpecialTokens;
 pub struct GenerateRequest {
     /// What is continued.
     pub prompt: PromptInput,
+    /// Where the caller has it.
+    pub field: PromptField,
     /// How the next token is chosen.
     pub sampling: Sampling,
     /// Texts that end an answer and are no part of it.
@@ -34,6 +36,7 @@ impl GenerateRequest {
     pub fn new(prompt: PromptInput) -> Self {
         Self {
             prompt,
+            field: PromptField::default(),
             sampling: Sampling::default(),
             stop: Vec::new(),
             max_tokens: None,
@@ -43,6 +46,26 @@ impl GenerateRequest {
             deadline: None,
             end_of_text: EndOfText::default(),
             special_tokens: SpecialTokens::Skip,
+        }
+    }
+}
+
+/// The field of a request that a prompt was made of, which errors name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PromptField {
+    /// A prompt as it is.
+    #[default]
+    Prompt,
+    /// Messages that a template makes one of.
+    Messages,
+}
+
+impl PromptField {
+    /// As it is called on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Messages => "messages",
         }
     }
 }

@@ -26,6 +26,7 @@ async fn lengths_are_kept() {
     assert!(matches!(
         full,
         Error::ContextLength {
+            field: "prompt",
             tokens: 20,
             limit: 20
         }
