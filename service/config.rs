@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use device::{DEVICES, DeviceChoice, Gpus};
 pub use environment::Environment;
-pub use generation::Generation;
+pub use generation::{Generation, KV_CACHE_MIB_MAX};
 pub use layers::{Layers, Origin, Typed};
 pub use model::{
     ModelEntry, ModelLocation, REPLICAS_MAX, check_name, is_directory, location, location_of,

@@ -8,7 +8,7 @@ use super::raw::{RawGeneration, RawModel};
 const MIB: u64 = 1 << 20;
 
 /// The most memory for keys and values that may be given to one model, in MiB.
-const KV_CACHE_MIB_MAX: i64 = 1 << 22;
+pub const KV_CACHE_MIB_MAX: i64 = 1 << 22;
 
 /// How a model that generates is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

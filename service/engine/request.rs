@@ -26,7 +26,8 @@ pub use self::{
         PromptInput, PromptPiece, Sampling, TokenLogprob, TokenScore,
     },
     model::{
-        Backlog, ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported, vector_heads,
+        Backlog, Chats, ModelInfo, ModelKind, ModelState, Task, score_meaning, unsupported,
+        vector_heads,
     },
     score::{
         HybridWeights, LongDocument, PairScore, Pairs, Ranked, RerankRequest, RerankResponse,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     encode, generate,
-    request::{Backlog, ModelInfo},
+    request::{Backlog, Chats, ModelInfo},
 };
 use crate::error::Result;
 
@@ -20,9 +20,9 @@ pub enum Served {
 impl Served {
     /// Puts what is known of the model into its record.
     pub fn describe(&self, info: &mut ModelInfo) {
-        (info.encoder, info.generator) = match self {
-            Self::Encoder(pipeline) => (Some(pipeline.info().clone()), None),
-            Self::Generator(pipeline) => (None, Some(pipeline.info().clone())),
+        (info.encoder, info.generator, info.chats) = match self {
+            Self::Encoder(pipeline) => (Some(pipeline.info().clone()), None, Chats::No),
+            Self::Generator(pipeline) => (None, Some(pipeline.info().clone()), pipeline.chats()),
         };
     }
 

@@ -188,7 +188,7 @@ impl ChatAsk {
         }
         if template.mentions("<tool_call>") {
             Ok(Some(CallForm::Tagged))
-        } else if template.mentions("tools") {
+        } else if template.knows_functions() {
             Ok(Some(CallForm::Bare))
         } else {
             Err(Error::invalid(

@@ -131,28 +131,31 @@ impl TryFrom<Value> for ToolChoice {
 
 /// `function_call`, the older form of [`ToolChoice`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected `auto`, `none` or an object with `name`"
-)]
-pub enum FunctionChoice {
-    /// `auto` or `none`.
-    Word(String),
-    /// This function.
-    Named {
-        /// Its name.
-        name: String,
-    },
+#[serde(try_from = "Value")]
+pub struct FunctionChoice(ToolChoice);
+
+impl TryFrom<Value> for FunctionChoice {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let wrong = || "expected `auto`, `none` or `{\"name\": …}`".to_owned();
+        match value.as_str() {
+            Some("auto" | "") => Ok(Self(ToolChoice::Auto)),
+            Some("none") => Ok(Self(ToolChoice::Never)),
+            Some(_) => Err(wrong()),
+            None => {
+                let name = value.get_attr("name").map_err(|_| wrong())?;
+                let name = name.as_str().ok_or_else(wrong)?;
+                Ok(Self(ToolChoice::Named(name.to_owned())))
+            }
+        }
+    }
 }
 
 impl FunctionChoice {
     /// The newer form.
     pub fn into_choice(self) -> ToolChoice {
-        match self {
-            Self::Word(word) if word == "none" => ToolChoice::Never,
-            Self::Word(_) => ToolChoice::Auto,
-            Self::Named { name } => ToolChoice::Named(name),
-        }
+        self.0
     }
 }
 
@@ -205,11 +208,10 @@ pub fn must_call(choice: &ToolChoice, tools: &[Value], form: CallForm) -> Result
         if wanted.is_some_and(|wanted| name.as_str() != Some(wanted)) {
             continue;
         }
-        let parameters = function.get_attr("parameters").ok();
-        let parameters = parameters.filter(|p| !p.is_undefined() && !p.is_none());
-        let parameters = match parameters {
-            Some(schema) => json::compact(&schema),
-            None => r#"{"type":"object"}"#.to_owned(),
+        let schema = function.get_attr("parameters").unwrap_or_default();
+        let parameters = match schema.is_undefined() || schema.is_none() {
+            true => r#"{"type":"object"}"#.to_owned(),
+            false => json::compact(&schema),
         };
         let properties = format!(
             r#""name":{{"const":{}}},"{key}":{parameters}"#,
@@ -280,6 +282,19 @@ mod tests {
         assert_eq!(choice(named), Some(ToolChoice::Named("f".into())));
         for wrong in ["\"f\"", "5", "{}", "[]", r#"{"function":{"name":5}}"#] {
             assert_eq!(choice(wrong), None, "{wrong}");
+        }
+        let older = |json: &str| {
+            let choice = serde_json::from_str::<FunctionChoice>(json).ok();
+            choice.map(FunctionChoice::into_choice)
+        };
+        assert_eq!(older("\"auto\""), Some(ToolChoice::Auto));
+        assert_eq!(older("\"none\""), Some(ToolChoice::Never));
+        assert_eq!(
+            older(r#"{"name":"f"}"#),
+            Some(ToolChoice::Named("f".into()))
+        );
+        for wrong in ["\"required\"", "\"f\"", "5", "{}", r#"{"name":5}"#] {
+            assert_eq!(older(wrong), None, "{wrong}");
         }
     }
 

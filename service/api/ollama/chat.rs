@@ -14,7 +14,7 @@ use axum::{
 };
 use http::header;
 use retort_models::SpecialTokens;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use utoipa::ToSchema;
 
 pub use self::lines::OllamaAnswer;
@@ -37,7 +37,7 @@ use crate::{
             Task,
         },
     },
-    error::Result,
+    error::{Error, Result},
     keep_alive::KeepAlive,
 };
 
@@ -92,6 +92,12 @@ pub struct OllamaGenerateBody {
     system: Option<String>,
     /// `true` goes on with the prompt as it is, without the model's template.
     raw: Option<bool>,
+    /// Not supported, and so not described.
+    #[schema(ignore)]
+    suffix: Option<String>,
+    /// Not supported, and so not described.
+    #[schema(ignore)]
+    images: Option<Vec<IgnoredAny>>,
     /// `false` sends one object for all of the answer.
     stream: Option<bool>,
     options: Option<OllamaOptions>,
@@ -113,12 +119,35 @@ impl WireBody for OllamaGenerateBody {
         "prompt",
         "system",
         "raw",
+        "suffix",
+        "images",
         "stream",
         "options",
         "format",
         "keep_alive",
         "think",
     ];
+}
+
+impl OllamaGenerateBody {
+    /// Refuses what an answer would otherwise leave out in silence.
+    fn refuse_unsupported(&self) -> Result<()> {
+        if self.suffix.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Err(Error::invalid(
+                "suffix",
+                "`suffix` is not supported: no model here fills in between two texts; leave it out",
+            ));
+        }
+        match self.images.as_ref().map_or(0, Vec::len) {
+            0 => Ok(()),
+            count => Err(Error::invalid(
+                "images",
+                format!(
+                    "`images` has {count} of them, and no model here sees pictures; leave it out"
+                ),
+            )),
+        }
+    }
 }
 
 /// How tokens are chosen. What is about the machine, such as `num_ctx`, is ignored.
@@ -212,6 +241,7 @@ pub async fn generate(
     log: RequestLog,
     JsonBody(body): JsonBody<OllamaGenerateBody>,
 ) -> Result<Response> {
+    body.refuse_unsupported()?;
     let model = fields::named_model(body.model)?;
     let prompt = body.prompt.unwrap_or_default();
     let work = Work {

@@ -23,7 +23,7 @@ use crate::{
     },
     engine::{
         Engine,
-        request::{EmbedResponse, ModelInfo, ModelKind, ModelState, Task, Timings, Usage},
+        request::{Chats, EmbedResponse, ModelInfo, ModelKind, ModelState, Task, Timings, Usage},
     },
     error::{Error, Result},
     fleet::{FleetModel, Stage},
@@ -120,8 +120,9 @@ pub struct OllamaShow {
     details: OllamaDetails,
     /// Numbers under the names that GGUF files have them.
     model_info: BTreeMap<String, Value>,
-    /// `embedding` or `completion`, and `rerank` and `classify`, which Ollama does not know.
-    capabilities: [&'static str; 1],
+    /// `embedding`, or `completion` and perhaps `tools`; and `rerank` and `classify`, which Ollama
+    /// does not know.
+    capabilities: Vec<&'static str>,
     /// When it was loaded.
     modified_at: String,
 }
@@ -372,14 +373,20 @@ impl OllamaShow {
             template: "{{ .Prompt }}",
             details: facts.into(),
             model_info,
-            capabilities: [match facts.kind {
-                ModelKind::Embedding => "embedding",
-                ModelKind::Reranker => "rerank",
-                ModelKind::Classifier => "classify",
-                ModelKind::Generator => "completion",
-            }],
+            capabilities: capabilities(facts.kind, info.chats),
             modified_at: rfc3339(info.created),
         }
+    }
+}
+
+fn capabilities(kind: ModelKind, chats: Chats) -> Vec<&'static str> {
+    match (kind, chats) {
+        (ModelKind::Embedding, _) => vec!["embedding"],
+        (ModelKind::Reranker, _) => vec!["rerank"],
+        (ModelKind::Classifier, _) => vec!["classify"],
+        // Ollama has prompts answered by models without a template, too.
+        (ModelKind::Generator, Chats::No | Chats::Plainly) => vec!["completion"],
+        (ModelKind::Generator, Chats::WithTools) => vec!["completion", "tools"],
     }
 }
 

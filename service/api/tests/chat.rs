@@ -22,7 +22,8 @@ pub fn add(server: &Server, text: &str) {
     serve(server, Rule::Says(ids(text)), Some(CHATML));
 }
 
-fn speaking(rule: Rule, template: Option<&str>) -> Server {
+/// A server with the embedding model `fake` and a model `chat` of this template.
+pub fn speaking(rule: Rule, template: Option<&str>) -> Server {
     let server = Server::new();
     serve(&server, rule, template);
     server

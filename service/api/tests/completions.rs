@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::{
-    chat::{events, saying},
+    chat::{events, saying, speaking},
     *,
 };
+use crate::engine::generate::fake::{Rule, ids};
 
 #[tokio::test]
 async fn texts_are_gone_on_with() {
@@ -147,6 +148,32 @@ async fn ollamas_clients_chat() {
 }
 
 #[tokio::test]
+async fn what_ollamas_clients_ask_in_vain_is_told() {
+    let server = saying("Hello");
+    let body = |more: &Value| {
+        let mut body = json!({"model": "chat", "prompt": "hi", "stream": false});
+        let more = more.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(more);
+        body
+    };
+    let empty = body(&json!({"images": [], "suffix": ""}));
+    server.ok("/api/generate", &empty).await;
+    for (more, sentence) in [
+        (
+            json!({"images": ["iVBORw0KGgo="]}),
+            "`images` has 1 of them",
+        ),
+        (json!({"suffix": "}"}), "`suffix` is not supported"),
+    ] {
+        let answer = server.post("/api/generate", body(&more).to_string()).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        let error = answer.json();
+        let told = error["error"].as_str().unwrap();
+        assert!(told.starts_with(sentence), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_said_to_ollama_loads_or_unloads() {
     for (path, key) in [("/api/chat", "message"), ("/api/generate", "response")] {
         let server = saying("x");
@@ -174,7 +201,7 @@ async fn a_model_that_generates_is_listed_as_such() {
     let record = server.get("/v1/models/chat").await.json();
     for (key, value) in [
         ("model_type", json!("LLM")),
-        ("model_ability", json!(["generate", "chat"])),
+        ("model_ability", json!(["generate", "chat", "tools"])),
         ("tasks", json!(["generate"])),
         ("max_model_len", json!(512)),
         ("context_length", json!(512)),
@@ -190,11 +217,26 @@ async fn a_model_that_generates_is_listed_as_such() {
         assert_eq!(found.unwrap()["details"]["family"], "fake", "{path}");
     }
     let show = server.ok("/api/show", &json!({"model": "chat"})).await;
-    assert_eq!(show["capabilities"], json!(["completion"]));
+    assert_eq!(show["capabilities"], json!(["completion", "tools"]));
     assert_eq!(show["model_info"]["fake.context_length"], 512);
     // It has no vectors, not even of nothing.
     let none = server
         .post("/api/embed", r#"{"model":"chat","input":[]}"#)
         .await;
     assert_eq!(none.status, 400, "{}", none.text());
+}
+
+#[tokio::test]
+async fn a_model_is_said_to_do_what_its_template_lets_it_do() {
+    let plain = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    for (template, abilities) in [
+        (None, json!(["generate"])),
+        (Some(plain), json!(["generate", "chat"])),
+    ] {
+        let server = speaking(Rule::Says(ids("x")), template);
+        let record = server.get("/v1/models/chat").await.json();
+        assert_eq!(record["model_ability"], abilities);
+        let show = server.ok("/api/show", &json!({"model": "chat"})).await;
+        assert_eq!(show["capabilities"], json!(["completion"]));
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
         AppState,
         extract::{JsonBody, WireBody, shorten},
     },
-    config::{Generation, REPLICAS_MAX, check_name, is_directory},
+    config::{Generation, KV_CACHE_MIB_MAX, REPLICAS_MAX, check_name, is_directory},
     devices::Devices,
     error::{Error, Result},
     fleet::LaunchSpec,
@@ -195,8 +195,7 @@ fn spec(body: LaunchBody, means: &Means<'_>) -> Result<LaunchSpec> {
         Some(name) => Some(read_weights(&name)?),
         None => implied_weights(body.quantization.as_ref(), dtype),
     };
-    let kv_cache = read_count("kv_cache_mib", body.kv_cache_mib.as_ref())?;
-    let kv_cache = kv_cache.map(|mib| (mib as u64).saturating_mul(MIB));
+    let kv_cache = read_kv_cache(body.kv_cache_mib.as_ref())?;
     let mut options = body.options;
     if let Some(other) = body.torch_dtype.filter(|_| dtype.is_none()) {
         options.insert("torch_dtype".into(), other);
@@ -328,15 +327,27 @@ pub(super) fn read_replicas(value: Option<&Value>) -> Result<usize> {
     Ok(replicas)
 }
 
+/// MiB, as bytes.
+fn read_kv_cache(value: Option<&Value>) -> Result<Option<u64>> {
+    let Some(mib) = read_count("kv_cache_mib", value)? else {
+        return Ok(None);
+    };
+    let within = i64::try_from(mib).is_ok_and(|mib| mib <= KV_CACHE_MIB_MAX);
+    match u64::try_from(mib) {
+        Ok(mib) if within => Ok(Some(mib * MIB)),
+        _ => Err(Error::invalid(
+            "kv_cache_mib",
+            format!("`kv_cache_mib` is `{mib}`, more than the limit of {KV_CACHE_MIB_MAX}"),
+        )),
+    }
+}
+
 fn read_dtype(name: &str) -> Result<DtypeChoice> {
     let read = name.to_ascii_lowercase().parse();
     read.map_err(|_| {
         let known = DtypeChoice::ALL.map(DtypeChoice::name).join(", ");
         let name = shorten(name, 100);
-        Error::invalid(
-            "dtype",
-            format!("there is no dtype `{name}`; known are {known}"),
-        )
+        Error::invalid("dtype", format!("`dtype` is `{name}`; known are {known}"))
     })
 }
 
@@ -359,7 +370,7 @@ fn read_weights(name: &str) -> Result<DecoderWeights> {
         let name = shorten(name, 100);
         Error::invalid(
             "weights",
-            format!("there are no weights `{name}`; known are {known}"),
+            format!("`weights` is `{name}`; known are {known}"),
         )
     })
 }
@@ -613,6 +624,8 @@ mod tests {
             json!({"model_name": "bge-m3", "gpu_idx": ["a"]}),
             json!({"model_name": "bge-m3", "n_gpu": "many"}),
             json!({"model_name": "bge-m3", "max_tokens": -1}),
+            json!({"model_name": "bge-m3", "kv_cache_mib": KV_CACHE_MIB_MAX + 1}),
+            json!({"model_name": "bge-m3", "kv_cache_mib": u64::MAX}),
             json!({"model_name": "bge-m3", "keep_alive": "soon"}),
             json!({"model_name": "bge-m3", "pooling": "sum of all"}),
             json!({"model_name": "bge-m3", "model_uid": "a/b"}),

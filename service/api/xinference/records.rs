@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::ModelType;
 use crate::{
-    engine::request::{ModelKind, Task},
+    engine::request::{Chats, ModelKind, Task},
     fleet::FleetModel,
 };
 
@@ -40,7 +40,11 @@ pub fn model_type(model: &FleetModel) -> Option<ModelType> {
 pub fn abilities(model: &FleetModel) -> &'static [&'static str] {
     match (model.info.kind(), model_type(model)) {
         (Some(ModelKind::Classifier), _) => &["classify"],
-        (Some(ModelKind::Generator), _) => &["generate", "chat"],
+        (Some(ModelKind::Generator), _) => match model.info.chats {
+            Chats::No => &["generate"],
+            Chats::Plainly => &["generate", "chat"],
+            Chats::WithTools => &["generate", "chat", "tools"],
+        },
         (_, Some(ModelType::Embedding)) => &["embed"],
         (_, Some(ModelType::Rerank)) => &["rerank"],
         (_, Some(ModelType::Llm | ModelType::Other(_)) | None) => &[],

@@ -10,6 +10,7 @@ fn minilm() -> ModelInfo {
         origin: "cache (Hugging Face)".into(),
         revision: Some("c9745ed1d9f207416be6d2e6f8de32d1f16199bf".into()),
         generator: None,
+        chats: crate::engine::request::Chats::default(),
         encoder: Some(EncoderInfo {
             architecture: "bert".into(),
             heads: Heads::DENSE,

@@ -28,6 +28,18 @@ pub const POISON: u32 = 400;
 /// A prompt with this token panics; no fake says it.
 pub const PANIC: u32 = 401;
 
+/// A prompt with this token ends the thread that computes it; no fake says it.
+pub const BOMB: u32 = 402;
+
+/// Panics where a panic that was caught is thrown away.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("asked to panic where nobody catches it");
+    }
+}
+
 /// What a fake says.
 #[derive(Debug, Clone)]
 pub enum Rule {
@@ -214,6 +226,9 @@ impl Generate for Fake {
                 return Err(retort_models::Error::Runtime("poisoned".into()));
             }
             assert!(!step.input_ids.contains(&PANIC), "asked to panic");
+            if step.input_ids.contains(&BOMB) {
+                std::panic::panic_any(Bomb);
+            }
             if step.wants_logits {
                 let text = self.text(step);
                 let mut row = self.logits(&text);
@@ -262,7 +277,7 @@ impl Fake {
                 };
                 let mut logits: Vec<f32> = (0..self.info.vocab_size as u64).map(logit).collect();
                 // It never ends, so that tests decide how long answers are.
-                for id in [END, POISON, PANIC] {
+                for id in [END, POISON, PANIC, BOMB] {
                     logits[id as usize] = -30.0;
                 }
                 logits

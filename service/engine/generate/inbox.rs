@@ -31,6 +31,13 @@ impl Request {
     }
 }
 
+/// What everybody is told once the worker has failed.
+pub fn lost() -> Error {
+    let what = "the thread that computes this model's answers has failed; launch the model again, \
+                or restart the server";
+    Error::NotReady(what.into())
+}
+
 /// Handlers push, one worker takes.
 pub struct Inbox {
     state: Mutex<State>,
@@ -69,6 +76,8 @@ enum Door {
     Closed,
     /// Nobody, and nobody stays.
     Cut,
+    /// Nobody: the worker is gone, and was not asked to go.
+    Lost,
 }
 
 /// What the worker finds.
@@ -124,8 +133,12 @@ impl Inbox {
     }
 
     fn admit(&self, state: &State, requested: usize) -> Result<()> {
-        if state.door != Door::Open {
-            return Err(Error::NotReady("the server is shutting down".into()));
+        match state.door {
+            Door::Open => {}
+            Door::Closed | Door::Cut => {
+                return Err(Error::NotReady("the server is shutting down".into()));
+            }
+            Door::Lost => return Err(lost()),
         }
         let queued = state.waiting_tokens();
         if queued > 0 && queued + requested > self.max_tokens {
@@ -154,7 +167,12 @@ impl Inbox {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let nothing_left = is_idle && state.requests.is_empty();
-        if state.door == Door::Cut || state.door == Door::Closed && nothing_left {
+        let is_over = match state.door {
+            Door::Open => false,
+            Door::Closed => nothing_left,
+            Door::Cut | Door::Lost => true,
+        };
+        if is_over {
             return Taken::Over;
         }
         let requests = std::mem::take(&mut state.requests);
@@ -192,8 +210,17 @@ impl Inbox {
 
     /// Refuses new requests and gives up those inside.
     pub fn cut(&self) {
-        self.lock().door = Door::Cut;
+        let mut state = self.lock();
+        if state.door != Door::Lost {
+            state.door = Door::Cut;
+        }
+        drop(state);
         self.bell.notify_all();
+    }
+
+    /// Refuses new requests because nobody is there to take them.
+    pub fn lose(&self) {
+        self.lock().door = Door::Lost;
     }
 
     /// What is left when the worker goes.

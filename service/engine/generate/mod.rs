@@ -51,7 +51,7 @@ pub use self::{grammar::with_short_gaps, prompt::MAX_CHOICES, stream::GenerateSt
 use super::{
     encode::priority,
     lane::Tenant,
-    request::{Backlog, EndOfText, GenerateRequest, PromptInput, Sampling},
+    request::{Backlog, Chats, EndOfText, GenerateRequest, PromptInput, Sampling},
 };
 use crate::{
     error::{Error, Result},
@@ -182,6 +182,15 @@ impl Pipeline {
     /// When the checkpoint has none, or one that cannot be read.
     pub fn template(&self) -> Result<Arc<ChatTemplate>> {
         self.template.get_or_init(|| self.compile()).clone()
+    }
+
+    /// What it makes of messages.
+    pub fn chats(&self) -> Chats {
+        match self.chat_template.as_deref() {
+            None => Chats::No,
+            Some(source) if template::knows_functions(source) => Chats::WithTools,
+            Some(_) => Chats::Plainly,
+        }
     }
 
     fn compile(&self) -> Result<Arc<ChatTemplate>> {

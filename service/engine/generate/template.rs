@@ -118,6 +118,11 @@ impl ChatTemplate {
         self.source.contains(text)
     }
 
+    /// Whether the model may be told of functions.
+    pub fn knows_functions(&self) -> bool {
+        knows_functions(&self.source)
+    }
+
     /// Whether special tokens must be told in an answer, because the tags of thoughts and calls are
     /// some: most tokenizers have these as ordinary tokens.
     pub fn tags(&self) -> SpecialTokens {
@@ -211,6 +216,11 @@ impl io::Write for Bounded {
 }
 
 /// What a template that did not finish means for the caller.
+/// Whether a template with this text tells a model of functions.
+pub fn knows_functions(source: &str) -> bool {
+    source.contains("tools") || source.contains("<tool_call>")
+}
+
 fn refusal(error: &minijinja::Error) -> Error {
     let message = match error.kind() {
         ErrorKind::OutOfFuel => "the model's chat template does more work than these messages can \

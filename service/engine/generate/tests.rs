@@ -4,7 +4,7 @@
 mod bounds;
 
 use super::{
-    fake::{END, Gate, Hands, PANIC, POISON, Rule, Seen, Shape, ids, parts},
+    fake::{BOMB, END, Gate, Hands, PANIC, POISON, Rule, Seen, Shape, ids, parts},
     *,
 };
 use crate::engine::request::{

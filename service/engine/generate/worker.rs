@@ -12,7 +12,7 @@ use retort_models::{Generate, SequenceStep, StepLogits};
 
 use super::{
     answer::{Answer, Outcome},
-    inbox::{Inbox, Load, Request, Taken},
+    inbox::{self, Inbox, Load, Request, Taken},
     scheduler::{Arrival, Part, Scheduler, SequenceId, Step},
 };
 use crate::{
@@ -79,18 +79,6 @@ impl Worker {
                 self.step();
             }
             self.report();
-        }
-        let cut_off = || Error::NotReady("the model is being unloaded".into());
-        for member in self.answers.values() {
-            member.answer.fail(cut_off());
-        }
-        for answer in self
-            .inbox
-            .drain()
-            .iter()
-            .flat_map(|request| &request.answers)
-        {
-            answer.fail(cut_off());
         }
     }
 
@@ -272,6 +260,26 @@ impl Worker {
             .queue_changed(&self.model, LANE, load.waiting_tokens);
         let (used, total) = self.scheduler.blocks();
         self.telemetry.cache_blocks(&self.model, used, total);
+    }
+}
+
+impl Drop for Worker {
+    /// Tells those who are still here that nothing more comes. A panic that nothing has caught ends
+    /// here, too, and whoever comes later must not wait for a thread that is gone.
+    fn drop(&mut self) {
+        let why = if std::thread::panicking() {
+            self.inbox.lose();
+            inbox::lost()
+        } else {
+            Error::NotReady("the model is being unloaded".into())
+        };
+        for member in self.answers.values() {
+            member.answer.fail(why.clone());
+        }
+        let never_begun = self.inbox.drain();
+        for answer in never_begun.iter().flat_map(|request| &request.answers) {
+            answer.fail(why.clone());
+        }
     }
 }
 

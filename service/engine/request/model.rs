@@ -21,6 +21,8 @@ pub struct ModelInfo {
     pub encoder: Option<EncoderInfo>,
     /// What the checkpoint of a model that generates says; present once loaded.
     pub generator: Option<DecoderInfo>,
+    /// What it makes of messages; nothing before it is loaded.
+    pub chats: Chats,
     /// When loading finished, in seconds since the Unix epoch; 0 before.
     pub created: u64,
     /// Whether the service is not ready without it.
@@ -38,6 +40,7 @@ impl ModelInfo {
             revision: None,
             encoder: None,
             generator: None,
+            chats: Chats::default(),
             created: 0,
             required: true,
         }
@@ -65,6 +68,18 @@ impl ModelInfo {
             (None, Some(_) | None) => Ok(()),
         }
     }
+}
+
+/// What a model makes of messages, judged by its chat template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Chats {
+    /// Nothing: it has no template.
+    #[default]
+    No,
+    /// An answer.
+    Plainly,
+    /// An answer, or calls of functions that it is told of.
+    WithTools,
 }
 
 /// What a model is, judged by its heads.

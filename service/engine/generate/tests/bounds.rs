@@ -302,3 +302,26 @@ async fn a_probe_is_a_real_step() {
     assert_eq!(late.status(), 504);
     shut.hands.gate.send(()).ok();
 }
+
+#[tokio::test]
+async fn nobody_waits_for_a_worker_that_is_gone() {
+    let bench = bench(Shape {
+        gate: Gate::Shut,
+        ..Shape::default()
+    });
+    let submit = |prompt: &[u32]| bench.pipeline.submit(&request(prompt, 5), ANYBODY);
+    let fatal = submit(&[8, BOMB]).unwrap();
+    bench.hands.seen.recv().unwrap();
+    // Too late for the step that is under way, so it is still in the inbox when the thread ends.
+    let waits = submit(&[9]).unwrap();
+    bench.hands.gate.send(()).unwrap();
+    for stream in [fatal, waits] {
+        let error = stream.collect().await.unwrap_err();
+        assert_eq!(error.status(), 503);
+        assert!(error.to_string().contains("has failed; launch"), "{error}");
+    }
+    let late = submit(&[9]).err().unwrap();
+    assert!(late.to_string().contains("has failed; launch"), "{late}");
+    let probe = bench.pipeline.probe(Duration::from_secs(30)).await;
+    assert_eq!(probe.unwrap_err().status(), 503);
+}
