@@ -381,6 +381,8 @@ impl Fleet {
             self.0.save();
         }
         if member.stage() == Stage::Ready {
+            // At once, so that nobody who waits for it finds it ready as it was.
+            member.begin();
             job::spawn(&self.0, &member, Attempt::Anew);
         }
         Ok(())

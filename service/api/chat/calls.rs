@@ -49,8 +49,8 @@ pub struct CallReader {
     names: BTreeSet<String>,
     held: String,
     stage: Stage,
-    /// Whether there was a call already.
-    called: bool,
+    /// Whether nothing but white space has come since the last call.
+    behind_call: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl CallReader {
             names,
             held: String::new(),
             stage: Stage::Text,
-            called: false,
+            behind_call: false,
         }
     }
 
@@ -97,7 +97,7 @@ impl CallReader {
         let text = match (self.form, self.stage) {
             (CallForm::Tagged, Stage::Call) => format!("{OPEN}{held}"),
             // White space behind the last call belongs to it as that in front does.
-            _ if self.called && held.trim().is_empty() => String::new(),
+            _ if self.behind_call && held.trim().is_empty() => String::new(),
             _ => held,
         };
         match calls {
@@ -113,11 +113,10 @@ impl CallReader {
             let Some(end) = self.held.find(CLOSE) else {
                 return false;
             };
-            pieces.push(match call(&self.held[..end]) {
-                Some(call) => {
-                    self.called = true;
-                    Piece::Call(call)
-                }
+            let call = call(&self.held[..end]);
+            self.behind_call = call.is_some();
+            pieces.push(match call {
+                Some(call) => Piece::Call(call),
                 None => Piece::Text(format!("{OPEN}{}", &self.held[..end + CLOSE.len()])),
             });
             self.held.drain(..end + CLOSE.len());
@@ -129,6 +128,7 @@ impl CallReader {
         // White space in front of a call belongs to it.
         let text = self.held[..text].trim_end().len();
         if text > 0 {
+            self.behind_call = false;
             pieces.push(Piece::Text(self.held[..text].to_owned()));
         }
         match open {
