@@ -127,7 +127,10 @@ impl Traffic {
             let asking: Vec<_> = (0..clients)
                 .map(|first| scope.spawn(move || self.ask(started, first, load)))
                 .collect();
-            thread::park_timeout(load.slice.saturating_sub(started.elapsed()));
+            // A thread of an earlier slice may have left a wake-up behind.
+            while let Some(left) = load.slice.checked_sub(started.elapsed()) {
+                thread::park_timeout(left);
+            }
             let finished = done.load(Ordering::Relaxed) as f64;
             let written = self.written(load)? - written_before;
             let seconds = started.elapsed().as_secs_f64();
