@@ -141,7 +141,13 @@ fn minilm(
     folder: &Path,
     golden: &Path,
 ) -> Outcome<Compared> {
-    let texts: Vec<String> = serde_json::from_slice(&fs::read(golden.join("texts.json"))?)?;
+    let golden_texts: Value = serde_json::from_slice(&fs::read(golden.join("texts.json"))?)?;
+    let texts = golden_texts["texts"].as_array();
+    let texts: Vec<&str> = texts
+        .into_iter()
+        .flatten()
+        .filter_map(|text| text["text"].as_str())
+        .collect();
     let stored = fs::read(golden.join("embeddings.f32"))?;
     let stored = stored
         .chunks_exact(4)
@@ -155,6 +161,10 @@ fn minilm(
     };
     let mut compared = Compared::none();
     let width = model.info().dimensions;
+    if texts.len() * width != stored.len() {
+        let (texts, numbers) = (texts.len(), stored.len());
+        return Err(format!("{texts} texts of {width} dimensions have {numbers} numbers").into());
+    }
     for (text, expected) in texts.iter().zip(stored.chunks(width)) {
         let mut batch = Batch::wanting(model.info().heads);
         batch.push(&model.tokenizer().encode(text, truncation)?);
