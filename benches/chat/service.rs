@@ -112,25 +112,28 @@ fn beside_embeddings(traffic: &Traffic, targets: &mut Targets) -> Outcome {
     Ok(())
 }
 
+/// Slices, one a round.
+type Rounds = [Slice];
+
+fn latency(side: &Rounds, part: f64) -> Vec<f64> {
+    let of = |slice: &Slice| quantile(&slice.latencies, part);
+    side.iter().map(of).collect()
+}
+
+fn bulk(side: &Rounds) -> Vec<f64> {
+    side.iter().map(|slice| slice.bulk_per_second).collect()
+}
+
+fn chat(side: &Rounds) -> Vec<f64> {
+    side.iter().map(|slice| slice.chat_per_second).collect()
+}
+
 fn tell(slices: &[Vec<Slice>; SIDES.len()], targets: &mut Targets) {
-    let latency = |side: &[Slice], part| -> Vec<f64> {
-        let of = |slice: &Slice| quantile(&slice.latencies, part);
-        side.iter().map(of).collect()
-    };
-    let bulk = |side: &[Slice]| -> Vec<f64> { side.iter().map(|s| s.bulk_per_second).collect() };
-    let chat = |side: &[Slice]| -> Vec<f64> { side.iter().map(|s| s.chat_per_second).collect() };
-    let [
-        queries_alone,
-        bulk_alone,
-        chat_alone,
-        with_queries,
-        with_bulk,
-        mirror,
-    ] = slices;
+    let [queries_alone, bulk_alone, chat_alone, ..] = slices;
     let mut table = Table::new(
         format!(
-            "### Queries of {QUERY_WORDS} words every {} ms or from {SATURATING} clients, bulk work, \
-             {CONVERSATIONS} conversations with the model in int4, {ROUNDS} rounds",
+            "### Queries of {QUERY_WORDS} words every {} ms or from {SATURATING} clients, bulk \
+             work, {CONVERSATIONS} conversations with the model in int4, {ROUNDS} rounds",
             EVERY.as_millis()
         ),
         &[
@@ -152,24 +155,34 @@ fn tell(slices: &[Vec<Slice>; SIDES.len()], targets: &mut Targets) {
         let millis = |part| format!("{:.1} ms", 1e3 * median(&latency(side, part)));
         let late = || Ratio::of(&latency(side, 0.99), &latency(queries_alone, 0.99)).to_string();
         let (asked, talked) = (queries != Queries::None, conversations > 0);
-        table.row(
-            name,
-            [
-                cell(asked, &|| millis(0.5)),
-                cell(asked, &|| millis(0.99)),
-                cell(asked, &late),
-                cell(has_bulk, &|| format!("{:.0}", median(&bulk(side)))),
-                cell(has_bulk, &|| {
-                    Ratio::of(&bulk(side), &bulk(bulk_alone)).to_string()
-                }),
-                cell(talked, &|| format!("{:.1}", median(&chat(side)))),
-                cell(talked, &|| {
-                    Ratio::of(&chat(side), &chat(chat_alone)).to_string()
-                }),
-            ],
-        );
+        let cells = [
+            cell(asked, &|| millis(0.5)),
+            cell(asked, &|| millis(0.99)),
+            cell(asked, &late),
+            cell(has_bulk, &|| format!("{:.0}", median(&bulk(side)))),
+            cell(has_bulk, &|| {
+                Ratio::of(&bulk(side), &bulk(bulk_alone)).to_string()
+            }),
+            cell(talked, &|| format!("{:.1}", median(&chat(side)))),
+            cell(talked, &|| {
+                Ratio::of(&chat(side), &chat(chat_alone)).to_string()
+            }),
+        ];
+        table.row(name, cells);
     }
     table.print();
+    aims(slices, targets);
+}
+
+fn aims(slices: &[Vec<Slice>; SIDES.len()], targets: &mut Targets) {
+    let [
+        queries_alone,
+        bulk_alone,
+        chat_alone,
+        with_queries,
+        with_bulk,
+        mirror,
+    ] = slices;
     let p99 = Ratio::of(&latency(with_queries, 0.99), &latency(queries_alone, 0.99)).median;
     targets.note(
         "query p99 beside conversations / alone",
