@@ -18,6 +18,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// At least one.
     pub answers: Vec<Answer>,
+    /// Answers of the same call that go before these.
+    pub ahead: usize,
     /// Whose it is.
     pub tenant: Tenant,
     /// Since when it waits.

@@ -247,7 +247,12 @@ impl Pipeline {
     ) -> Result<Vec<GenerateStream>> {
         let prepared = requests.iter().map(|one| self.prepare(one, tenant));
         let prepared = prepared.collect::<Result<Vec<_>>>()?;
-        let (requests, streams) = prepared.into_iter().unzip();
+        let (mut requests, streams): (Vec<Request>, _) = prepared.into_iter().unzip();
+        let mut ahead = 0;
+        for request in &mut requests {
+            request.ahead = ahead;
+            ahead += request.answers.len();
+        }
         self.push(requests)?;
         Ok(streams)
     }
@@ -290,6 +295,7 @@ impl Pipeline {
         let request = Request {
             prompt: checked.prompt,
             answers,
+            ahead: 0,
             tenant,
             arrived: Instant::now(),
         };

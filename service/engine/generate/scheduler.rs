@@ -3,7 +3,8 @@
 //!
 //! Everybody who is writing gets a token in every step. What a step has left goes to the prompts,
 //! in equal parts, so that a short one overtakes a long one and a long one is never starved.
-//! Prompts are admitted in the order of their arrival, when the cache has room for all of them.
+//! Prompts are admitted when the cache has room for all of them, and calls take turns at that: of a
+//! call with many prompts one a round, so that nobody stands behind all of them.
 //! An answer that finds no block for its next token takes those of the sequence that was admitted
 //! last, which waits at the head of the queue and is computed again.
 
@@ -37,6 +38,8 @@ pub struct Arrival {
     pub owner: BlockOwner,
     /// A sequence of the same prompt: this one waits until that has computed it, and finds it.
     pub after: Option<SequenceId>,
+    /// How many sequences of the same call go before it.
+    pub ahead: usize,
 }
 
 /// What one step computes of one sequence.
@@ -68,9 +71,12 @@ pub struct Step {
 pub struct Scheduler {
     limits: SchedulerLimits,
     pool: BlockPool,
+    /// In the order of their rounds.
     waiting: VecDeque<Sequence>,
     /// In the order of admission.
     running: Vec<Sequence>,
+    /// The latest of which somebody was admitted.
+    round: u64,
 }
 
 #[derive(Debug)]
@@ -84,6 +90,9 @@ struct Sequence {
     computed: usize,
     blocks: Vec<u32>,
     after: Option<SequenceId>,
+    /// When it has its turn: each round has one sequence of every call that waits
+    /// (start-time fair queueing, Goyal et al. 1996, with each sequence of one cost).
+    round: u64,
 }
 
 impl Sequence {
@@ -107,6 +116,7 @@ impl Scheduler {
             pool,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            round: 0,
         }
     }
 
@@ -117,7 +127,8 @@ impl Scheduler {
 
     /// Takes a sequence in. Its prompt must fit into an empty cache.
     pub fn push(&mut self, arrival: Arrival) {
-        self.waiting.push_back(Sequence {
+        let round = self.round + 1 + arrival.ahead as u64;
+        let sequence = Sequence {
             id: arrival.id,
             owner: arrival.owner,
             prompt: arrival.prompt.len(),
@@ -125,7 +136,11 @@ impl Scheduler {
             computed: 0,
             blocks: Vec::new(),
             after: arrival.after,
-        });
+            round,
+        };
+        // Who had to give its blocks up has had its turn, so it stays in front.
+        let before = self.waiting.iter().rposition(|each| each.round <= round);
+        self.waiting.insert(before.map_or(0, |at| at + 1), sequence);
     }
 
     /// Whether there is nothing to do.
@@ -194,6 +209,7 @@ impl Scheduler {
             };
             if let Some(sequence) = self.waiting.remove(at) {
                 step.admitted.push((sequence.id, cached));
+                self.round = self.round.max(sequence.round);
                 self.running.push(sequence);
             }
         }

@@ -84,7 +84,7 @@ impl Worker {
 
     fn let_in(&mut self, request: Request) {
         let mut leader = None;
-        for answer in request.answers {
+        for (at, answer) in request.answers.into_iter().enumerate() {
             let id = self.next_id;
             self.next_id += 1;
             self.scheduler.push(Arrival {
@@ -92,6 +92,7 @@ impl Worker {
                 prompt: request.prompt.clone(),
                 owner: request.tenant.0,
                 after: leader,
+                ahead: request.ahead + at,
             });
             leader.get_or_insert(id);
             let arrived = request.arrived;

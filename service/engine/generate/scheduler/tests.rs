@@ -22,6 +22,7 @@ fn arrival(id: SequenceId, prompt: &[u32]) -> Arrival {
         prompt: prompt.to_vec(),
         owner: [0; 32],
         after: None,
+        ahead: 0,
     }
 }
 
@@ -257,4 +258,47 @@ proptest! {
         prop_assert_eq!(scheduler.blocks().0, 0);
         prop_assert!(scheduler.is_idle());
     }
+}
+
+/// A call of many prompts, of which each is done as soon as it is computed.
+fn call(scheduler: &mut Scheduler, ids: std::ops::Range<SequenceId>) {
+    for (ahead, id) in ids.enumerate() {
+        scheduler.push(Arrival {
+            ahead,
+            ..arrival(id, &[7; 8])
+        });
+    }
+}
+
+fn admitted(scheduler: &mut Scheduler) -> Vec<SequenceId> {
+    let step = scheduler.plan();
+    for part in &step.parts {
+        scheduler.computed(part);
+    }
+    for part in step.parts.iter().filter(|part| part.wants_logits) {
+        scheduler.remove(part.id);
+    }
+    step.admitted.iter().map(|(id, _)| *id).collect()
+}
+
+#[test]
+fn nobody_stands_behind_all_prompts_of_a_call() {
+    let mut scheduler = Scheduler::new(
+        SchedulerLimits {
+            max_sequences: 2,
+            ..LIMITS
+        },
+        BlockPool::new(64, 4),
+    );
+    call(&mut scheduler, 0..20);
+    assert_eq!(admitted(&mut scheduler), [0, 1]);
+    // Behind the third, which has the same round, and before the fourth.
+    scheduler.push(arrival(100, &[9; 8]));
+    assert_eq!(admitted(&mut scheduler), [2, 100]);
+    // Nor does the call stand behind all who come: each has half of the places.
+    for id in 3..20 {
+        scheduler.push(arrival(200 + id, &[9; 8]));
+        assert_eq!(admitted(&mut scheduler), [id, 200 + id]);
+    }
+    assert!(scheduler.is_idle());
 }
