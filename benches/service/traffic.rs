@@ -133,6 +133,9 @@ impl Traffic {
             }
             let finished = done.load(Ordering::Relaxed) as f64;
             let written = self.written(load)? - written_before;
+            if load.conversations > 0 && written <= 0.0 {
+                return Err("the service tells of no token that conversations wrote".into());
+            }
             let seconds = started.elapsed().as_secs_f64();
             stop.store(true, Ordering::Relaxed);
             let mut latencies = Vec::new();

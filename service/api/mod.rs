@@ -112,7 +112,7 @@ impl AppState {
     /// came would not tell.
     ///
     /// # Errors
-    /// As [`upstream::Upstreams::pass`].
+    /// As [`upstream::Upstream::pass`].
     async fn elsewhere(
         &self,
         path: &'static str,
@@ -120,21 +120,21 @@ impl AppState {
         addressed: &Addressed,
         log: &RequestLog,
     ) -> Result<Option<Response>> {
-        let upstreams = &self.settings.upstreams;
-        let named = match addressed {
-            Addressed(Some(_)) => None,
-            Addressed(None) => upstreams.named(&raw.0)?,
+        let Addressed(None) = addressed else {
+            return Ok(None);
         };
         let is_here = |name: &str| {
             let found = self.engine.model(name);
             found.is_ok_and(|model| model.name == name)
         };
-        let Some(name) = named.filter(|name| !is_here(name)) else {
+        let upstream = self.settings.upstreams.of(&raw.0)?;
+        let Some(upstream) = upstream.filter(|upstream| !is_here(upstream.model())) else {
             return Ok(None);
         };
-        log.about(&name);
+        log.about(upstream.model());
         let patience = self.settings.request_timeout;
-        upstreams.pass(path, &name, raw.0.clone(), patience).await
+        let answer = upstream.pass(path, raw.0.clone(), patience).await?;
+        Ok(Some(answer))
     }
 }
 

@@ -38,14 +38,23 @@ const HEADERS: [HeaderName; 4] = [
 #[derive(Clone, Default)]
 pub struct Upstreams(Option<Arc<Inner>>);
 
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 struct Inner {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     by_model: BTreeMap<String, Target>,
 }
 
 struct Target {
     url: String,
     authorization: Option<HeaderValue>,
+}
+
+/// A server elsewhere, for one model that it has.
+pub struct Upstream<'a> {
+    client: &'a HttpClient,
+    model: &'a str,
+    target: &'a Target,
 }
 
 /// All that is read of a body that goes elsewhere.
@@ -101,22 +110,33 @@ impl Upstreams {
         inner.is_some_and(|inner| inner.by_model.contains_key(model))
     }
 
-    /// The model that a body names, if it is served elsewhere.
+    /// The server that has the model which a body names; `None` where none has.
     ///
     /// # Errors
     /// When the name is too long to be one.
-    pub fn named(&self, body: &[u8]) -> Result<Option<String>> {
-        if self.0.is_none() {
+    pub fn of(&self, body: &[u8]) -> Result<Option<Upstream<'_>>> {
+        let Some(inner) = &self.0 else {
             return Ok(None);
-        }
+        };
         // What is no JSON is told so by whoever reads all of it.
         let named = serde_json::from_slice::<Named>(body).ok();
         let named = fields::named_model(named.and_then(|named| named.model))?;
-        Ok(named.filter(|name| self.has(name)))
+        let found = named.and_then(|name| inner.by_model.get_key_value(&name));
+        Ok(found.map(|(model, target)| Upstream {
+            client: &inner.client,
+            model,
+            target,
+        }))
+    }
+}
+
+impl Upstream<'_> {
+    /// What its model is called.
+    pub fn model(&self) -> &str {
+        self.model
     }
 
-    /// Passes a body on to the server that has this model, if one has. A client who hangs up ends
-    /// it there, too.
+    /// Passes a body on. A client who hangs up ends it there, too.
     ///
     /// # Errors
     /// When the server cannot be reached, or does not begin to answer within `patience`. An answer
@@ -124,22 +144,15 @@ impl Upstreams {
     pub async fn pass(
         &self,
         path: &'static str,
-        name: &str,
         body: Bytes,
         patience: Duration,
-    ) -> Result<Option<Response>> {
-        let Some(inner) = &self.0 else {
-            return Ok(None);
-        };
-        let Some(target) = inner.by_model.get(name) else {
-            return Ok(None);
-        };
-        let answer = inner.client.request(target.request(path, body)?);
+    ) -> Result<Response> {
+        let answer = self.client.request(self.target.request(path, body)?);
         let answer = tokio::time::timeout(patience, answer)
             .await
             .map_err(|_| Error::Timeout { after: patience })?
             .map_err(|error| Error::Upstream {
-                model: name.to_owned(),
+                model: self.model.to_owned(),
                 reason: reason(&error),
             })?;
         let (head, body) = answer.into_parts();
@@ -154,7 +167,7 @@ impl Upstreams {
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
             generation::send_at_once(response.headers_mut());
         }
-        Ok(Some(response))
+        Ok(response)
     }
 }
 

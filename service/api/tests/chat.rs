@@ -318,12 +318,7 @@ async fn who_hangs_up_is_written_to_no_more() {
     let server = speaking(Rule::Hashes, Some(CHATML));
     let body = with(&json!({"stream": true, "ignore_eos": true}));
     let request = Request::post("/v1/chat/completions").body(Body::from(body.to_string()));
-    let response = server
-        .router
-        .clone()
-        .oneshot(request.unwrap())
-        .await
-        .unwrap();
+    let response = server.begin(request.unwrap()).await;
     let mut body = response.into_body();
     assert!(body.frame().await.is_some());
     assert_eq!(server.engine.in_flight(), 1);

@@ -169,12 +169,7 @@ async fn an_answer_that_stands_still_elsewhere_is_ended() {
     let server = Server::with_settings(settings);
     let body = Body::from(r#"{"model":"slow"}"#);
     let request = Request::post("/v1/completions").body(body);
-    let response = server
-        .router
-        .clone()
-        .oneshot(request.unwrap())
-        .await
-        .unwrap();
+    let response = server.begin(request.unwrap()).await;
     assert_eq!(response.status(), 200);
     let read = tokio::time::timeout(Duration::from_secs(30), response.into_body().collect());
     assert!(read.await.expect("it ends").is_err());

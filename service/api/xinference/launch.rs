@@ -332,14 +332,14 @@ fn read_kv_cache(value: Option<&Value>) -> Result<Option<u64>> {
     let Some(mib) = read_count("kv_cache_mib", value)? else {
         return Ok(None);
     };
-    let within = i64::try_from(mib).is_ok_and(|mib| mib <= KV_CACHE_MIB_MAX);
-    match u64::try_from(mib) {
-        Ok(mib) if within => Ok(Some(mib * MIB)),
-        _ => Err(Error::invalid(
-            "kv_cache_mib",
-            format!("`kv_cache_mib` is `{mib}`, more than the limit of {KV_CACHE_MIB_MAX}"),
-        )),
+    let (mib, limit) = (mib as u64, KV_CACHE_MIB_MAX.unsigned_abs());
+    if mib <= limit {
+        return Ok(Some(mib * MIB));
     }
+    Err(Error::invalid(
+        "kv_cache_mib",
+        format!("`kv_cache_mib` is `{mib}`, more than the limit of {limit}"),
+    ))
 }
 
 fn read_dtype(name: &str) -> Result<DtypeChoice> {

@@ -215,12 +215,12 @@ impl io::Write for Bounded {
     }
 }
 
-/// What a template that did not finish means for the caller.
 /// Whether a template with this text tells a model of functions.
 pub fn knows_functions(source: &str) -> bool {
     source.contains("tools") || source.contains("<tool_call>")
 }
 
+/// What a template that did not finish means for the caller.
 fn refusal(error: &minijinja::Error) -> Error {
     let message = match error.kind() {
         ErrorKind::OutOfFuel => "the model's chat template does more work than these messages can \
