@@ -1,9 +1,12 @@
 //! Checkpoints whose outputs are stored, computed again: vectors by their cosine, logits and
 //! weights of tokens by their difference.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
-use retort_models::{Batch, DtypeChoice, Encoding, Head, Output, Task, Truncation, TruncationSide};
+use retort_models::{
+    Batch, DtypeChoice, Encoding, Head, Heads, MultiVector, Output, Task, Truncation,
+    TruncationSide,
+};
 use serde_json::Value;
 
 use super::{
@@ -106,6 +109,7 @@ fn compare(machine: &Machine, dtype: DtypeChoice, folder: &Path) -> Outcome<Comp
     let model = machine.load_for(folder, dtype, task.then_some(Task::Rerank))?;
     let mut encoder = model.encoder(1)?;
     let mut compared = Compared::none();
+    let mut first = None;
     for case in golden["cases"].as_array().into_iter().flatten() {
         let parts = [case, &case["document"], &case["query"]];
         for part in parts
@@ -130,9 +134,31 @@ fn compare(machine: &Machine, dtype: DtypeChoice, folder: &Path) -> Outcome<Comp
                 part,
                 model.info().heads.contains(Head::MultiVector),
             );
+            if let (Some(vectors), true) = (output.multi_vector, model.info().compares) {
+                let (query, query_vectors) =
+                    first.get_or_insert_with(|| (Arc::new(encoding.clone()), vectors.clone()));
+                let mut batch = Batch::wanting(Heads::NONE);
+                batch.push_wanting(&encoding, Head::MultiVector.into(), Some(query));
+                let output = encoder.encode(&batch)?.pop().ok_or("no output")?;
+                let found = output.late_interaction.ok_or("nothing was compared")?;
+                compared.values(&[found], &[late_interaction(query_vectors, &vectors)]);
+            }
         }
     }
     Ok(compared)
+}
+
+/// The mean over the rows of the first of the largest product with a row of the second.
+fn late_interaction(query: &MultiVector, document: &MultiVector) -> f64 {
+    let product = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b);
+        products.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let best = |row: &[f32]| {
+        let products = document.rows().map(|other| product(row, other));
+        products.fold(f64::NEG_INFINITY, f64::max)
+    };
+    query.rows().map(best).sum::<f64>() / query.rows().len() as f64
 }
 
 fn minilm(

@@ -1,7 +1,7 @@
 //! Forward passes without a service around them: tokens per second at each length and on a natural
 //! mix, packed and padded, for one output and for all, and how long reranking takes.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use retort_models::{Batch, Encode, Encoding, Head, Heads};
 use serde_json::Value;
@@ -61,6 +61,9 @@ pub fn run(options: &Options) -> Outcome<Vec<Value>> {
                     "tokens/s",
                 ));
                 rows.push(row("cost of all outputs over dense alone", rate / all, "×"));
+                if info.compares {
+                    rows.extend(bench.late_interaction(&label, length)?);
+                }
             }
         }
     }
@@ -135,18 +138,42 @@ impl Bench {
     fn rerank(&mut self, label: &str, longest: usize) -> Outcome<Value> {
         let length = longest.min(512);
         let batch = self.batch(&[length; 50], Heads::SCORE);
+        let name = format!("{label} reranks 50 documents of {length} tokens, p50");
+        Ok(row(name, self.middle(&batch)?, "ms"))
+    }
+
+    /// The same with all outputs of an embedding model, token vectors being compared where they
+    /// are, and with dense vectors alone.
+    fn late_interaction(&mut self, label: &str, length: usize) -> Outcome<[Value; 2]> {
+        let dense = self.batch(&[length; 50], Heads::DENSE);
+        let mut beside = self.batch(&[length; 50], self.heads);
+        let query = Arc::new(Encoding {
+            input_ids: (4..20).collect(),
+            token_type_ids: vec![0; 16],
+            ..Encoding::default()
+        });
+        beside.queries = vec![Some(query); 50];
+        let (dense, beside) = (self.middle(&dense)?, self.middle(&beside)?);
+        let name = format!("{label} compares 50 documents of {length} tokens, all outputs, p50");
+        Ok([
+            row(name, beside, "ms"),
+            row("cost of comparing over dense alone", beside / dense, "×"),
+        ])
+    }
+
+    /// Milliseconds for a batch, in the middle.
+    fn middle(&mut self, batch: &Batch) -> Outcome<f64> {
         for _ in 0..WARM_UPS {
-            self.encoder.encode(&batch)?;
+            self.encoder.encode(batch)?;
         }
         let mut times = Vec::new();
         let started = Instant::now();
         while started.elapsed().as_secs_f64() < self.seconds || times.is_empty() {
             let begun = Instant::now();
-            self.encoder.encode(&batch)?;
+            self.encoder.encode(batch)?;
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
-        let name = format!("{label} reranks 50 documents of {length} tokens, p50");
-        Ok(row(name, median(&times), "ms"))
+        Ok(median(&times))
     }
 
     fn batch(&self, lengths: &[usize], heads: Heads) -> Batch {

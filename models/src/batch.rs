@@ -1,7 +1,9 @@
 //! What goes into an encoder: packed token sequences. Padding does not exist at this level; an
 //! encoder that needs it adds it itself.
 
-use crate::heads::Heads;
+use std::sync::Arc;
+
+use crate::heads::{Head, Heads};
 
 /// Several token sequences laid end to end, as packed attention kernels take them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +19,14 @@ pub struct Batch {
     pub pool_cu_seqlens: Vec<i32>,
     /// The task adapter of each sequence. `[sequences]`
     pub adapters: Vec<Option<u8>>,
-    /// What is wanted of the sequences; more than one of them may want.
+    /// What is wanted of all sequences together.
     pub heads: Heads,
+    /// What is wanted of each. What costs little to compute or to send may be given to all.
+    /// `[sequences]`
+    pub wanted: Vec<Heads>,
+    /// What the token vectors of a sequence are compared with; then they are not given themselves.
+    /// Only for models that compare: `EncoderInfo::compares`. `[sequences]`
+    pub queries: Vec<Option<Arc<Encoding>>>,
 }
 
 impl Default for Batch {
@@ -30,12 +38,14 @@ impl Default for Batch {
             pool_cu_seqlens: vec![0],
             adapters: Vec::new(),
             heads: Heads::DENSE,
+            wanted: Vec::new(),
+            queries: Vec::new(),
         }
     }
 }
 
 impl Batch {
-    /// An empty batch that wants these heads; `default` wants vectors.
+    /// An empty batch that wants these heads of each sequence; `default` wants vectors.
     pub fn wanting(heads: Heads) -> Self {
         Self {
             heads,
@@ -43,8 +53,22 @@ impl Batch {
         }
     }
 
-    /// Appends one sequence.
+    /// Appends one sequence, of which the batch wants what it wants of the others.
     pub fn push(&mut self, encoding: &Encoding) {
+        self.push_wanting(encoding, self.heads, None);
+    }
+
+    /// Appends one sequence with what is wanted of it, and for late interaction what its token
+    /// vectors are compared with.
+    pub fn push_wanting(
+        &mut self,
+        encoding: &Encoding,
+        wanted: Heads,
+        query: Option<&Arc<Encoding>>,
+    ) {
+        self.heads = self.heads | wanted;
+        self.wanted.push(wanted);
+        self.queries.push(query.cloned());
         let start = self.cu_seqlens.last().copied().unwrap_or_default();
         self.input_ids
             .extend(encoding.input_ids.iter().map(|&id| i64::from(id)));
@@ -90,7 +114,9 @@ impl Batch {
                 .chain(pieces.map(|&end| end - start))
                 .collect(),
             adapters: vec![self.adapters[index]],
-            heads: self.heads,
+            heads: self.wanted[index],
+            wanted: vec![self.wanted[index]],
+            queries: vec![self.queries[index].clone()],
         }
     }
 
@@ -143,12 +169,14 @@ impl Batch {
             pool_cu_seqlens: vec![0, 1],
             adapters: self.adapters.iter().take(1).copied().collect(),
             heads: self.heads,
+            wanted: self.wanted.iter().take(1).copied().collect(),
+            queries: vec![None; self.queries.len().min(1)],
         }
     }
 
     /// Some sequences of this batch as a batch of their own, in the order given.
     pub(crate) fn select(&self, sequences: &[usize]) -> Self {
-        let mut selected = Self::wanting(self.heads);
+        let mut selected = Self::wanting(Heads::NONE);
         for &index in sequences {
             selected.append(self.sequence(index));
         }
@@ -164,6 +192,46 @@ impl Batch {
         self.pool_cu_seqlens.extend(moved(other.pool_cu_seqlens));
         self.adapters.extend(other.adapters);
         self.heads = self.heads | other.heads;
+        self.wanted.extend(other.wanted);
+        self.queries.extend(other.queries);
+    }
+
+    /// The sequences, followed by each different query once, of which nothing is wanted; and which
+    /// query, as a sequence, is compared with which sequence. `None` without queries.
+    pub(crate) fn with_queries(&self) -> Option<(Self, Vec<[i32; 2]>)> {
+        let mut known: Vec<&Arc<Encoding>> = Vec::new();
+        let mut pairs = Vec::new();
+        for (document, query) in self.compared() {
+            let same = |other: &&Arc<Encoding>| Arc::ptr_eq(other, query) || **other == *query;
+            let at = known.iter().position(same).unwrap_or_else(|| {
+                known.push(query);
+                known.len() - 1
+            });
+            pairs.push([(self.sequences() + at) as i32, document as i32]);
+        }
+        if pairs.is_empty() {
+            return None;
+        }
+        let mut all = self.clone();
+        for query in known {
+            all.push_wanting(query, Heads::NONE, None);
+        }
+        Some((all, pairs))
+    }
+
+    /// The sequences whose token vectors are compared, and with what.
+    pub(crate) fn compared(&self) -> impl Iterator<Item = (usize, &Arc<Encoding>)> {
+        let wanted = self.wanted.iter().zip(&self.queries).enumerate();
+        wanted.filter_map(|(index, (wanted, query))| {
+            let query = query.as_ref()?;
+            wanted.contains(Head::MultiVector).then_some((index, query))
+        })
+    }
+
+    /// The sequences whose token vectors are wanted themselves.
+    pub(crate) fn vectors_wanted(&self) -> impl Iterator<Item = bool> {
+        let wanted = self.wanted.iter().zip(&self.queries);
+        wanted.map(|(wanted, query)| wanted.contains(Head::MultiVector) && query.is_none())
     }
 
     /// Length of the longest sequence, in tokens.
@@ -227,6 +295,36 @@ mod tests {
         assert_eq!(batch.select(&[0, 1, 2]), batch);
         assert_eq!(batch.select(&[2, 1]).pool_cu_seqlens, [0, 2, 3, 6, 8]);
         assert_eq!(batch.parts(1).len(), 3);
+    }
+
+    #[test]
+    fn each_query_comes_once_whatever_part_of_the_batch_it_is_for() {
+        let both = Heads::DENSE | Head::MultiVector.into();
+        let query = Arc::new(encoding(2, &[]));
+        let same = Arc::new(encoding(2, &[]));
+        let other = Arc::new(encoding(4, &[]));
+        let mut batch = Batch::wanting(Heads::NONE);
+        batch.push_wanting(&encoding(3, &[]), both, Some(&query));
+        batch.push_wanting(&encoding(5, &[]), Heads::DENSE, None);
+        batch.push_wanting(&encoding(6, &[]), both, Some(&other));
+        batch.push_wanting(&encoding(7, &[]), both, Some(&same));
+        batch.push_wanting(&encoding(1, &[]), both, None);
+        assert_eq!(batch.heads, both);
+        assert!(
+            batch
+                .vectors_wanted()
+                .eq([false, false, false, false, true])
+        );
+        let (all, pairs) = batch.with_queries().unwrap();
+        assert_eq!(all.cu_seqlens, [0, 3, 8, 14, 21, 22, 24, 28]);
+        assert_eq!(pairs, [[5, 0], [6, 2], [5, 3]]);
+        assert!(all.wanted[5..].iter().all(|wanted| wanted.is_empty()));
+
+        let (all, pairs) = batch.select(&[3, 1]).with_queries().unwrap();
+        assert_eq!(all.cu_seqlens, [0, 7, 12, 14]);
+        assert_eq!(pairs, [[2, 0]]);
+        assert_eq!(batch.sequence(1).with_queries(), None);
+        assert_eq!(batch.sequence(1).heads, Heads::DENSE);
     }
 
     #[test]

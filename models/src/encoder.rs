@@ -9,6 +9,7 @@ use crate::architectures::{PositionIds, check_adapters};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::graph::gpu::attention::{SPAN, TOKEN_OFFSET};
+use crate::graph::heads::input;
 use crate::heads::outputs::PackedOutputs;
 use crate::heads::{Head, Heads, Output};
 use crate::session::LoadedSession;
@@ -50,12 +51,17 @@ impl BatchBounds {
                 batch.token_type_ids.len()
             )));
         }
-        if batch.adapters.len() + 1 != ends.len() {
-            return Err(Error::Tokenize(format!(
-                "the batch has `{}` sequences but adapters for `{}`",
-                ends.len().saturating_sub(1),
-                batch.adapters.len()
-            )));
+        for (what, found) in [
+            ("adapters", batch.adapters.len()),
+            ("wishes", batch.wanted.len()),
+            ("queries", batch.queries.len()),
+        ] {
+            if found + 1 != ends.len() {
+                return Err(Error::Tokenize(format!(
+                    "the batch has `{}` sequences but {what} for `{found}`",
+                    ends.len().saturating_sub(1),
+                )));
+            }
         }
         let (Some(0), Some(last)) = (ends.first(), ends.last()) else {
             return Err(Error::Tokenize(
@@ -187,8 +193,36 @@ impl PackedEncoder {
         }
     }
 
-    /// Runs a batch that needs no splitting.
+    /// Refuses a batch that the model cannot take.
+    fn check(&self, batch: &Batch) -> Result<()> {
+        self.interface.bounds.check(batch)?;
+        check_heads(self.interface.outputs.heads, batch.heads)?;
+        check_adapters(&self.interface.adapters, &batch.adapters)
+    }
+
+    /// Runs a batch that needs no splitting, with its queries.
     fn run(&mut self, batch: &Batch, afterwards: Afterwards) -> Result<Vec<Output>> {
+        let Some((with_queries, pairs)) = batch.with_queries() else {
+            return self.run_sequences(batch, Vec::new(), afterwards);
+        };
+        if !self.session.takes(input::PAIRS) {
+            return Err(Error::Unsupported(
+                "this graph gives token vectors but does not compare them".to_owned(),
+            ));
+        }
+        self.check(&with_queries)?;
+        let mut outputs = self.run_sequences(&with_queries, pairs, afterwards)?;
+        outputs.truncate(batch.sequences());
+        Ok(outputs)
+    }
+
+    /// Runs sequences, comparing some of them.
+    fn run_sequences(
+        &mut self,
+        batch: &Batch,
+        pairs: Vec<[i32; 2]>,
+        afterwards: Afterwards,
+    ) -> Result<Vec<Output>> {
         let PackedInterface {
             bounds,
             positions,
@@ -235,11 +269,17 @@ impl PackedEncoder {
             let ids = session.input(&tokens, &self.adapter_ids)?;
             inputs.push(("adapter_ids".into(), ids));
         }
+        let vectors = heads.vector_tokens(batch, pairs);
+        if let Some(vectors) = &vectors {
+            inputs.extend(vectors.inputs(session)?);
+        }
         let results = match afterwards {
             Afterwards::Release => self.session.run_and_release(inputs)?,
             Afterwards::Keep => self.session.run(inputs)?,
         };
-        heads.read(batch, &results)
+        let mut outputs = vec![Output::default(); batch.sequences()];
+        heads.read_into(&mut outputs, (batch, vectors.as_ref()), &results)?;
+        Ok(outputs)
     }
 }
 
@@ -248,9 +288,7 @@ impl Encode for PackedEncoder {
         if batch.sequences() == 0 {
             return Ok(Vec::new());
         }
-        self.interface.bounds.check(batch)?;
-        check_heads(self.interface.outputs.heads, batch.heads)?;
-        check_adapters(&self.interface.adapters, &batch.adapters)?;
+        self.check(batch)?;
         let most = self.interface.outputs.tokens_per_run();
         if batch.tokens() <= most {
             return self.run(batch, self.afterwards(batch));

@@ -18,7 +18,7 @@ use memmap2::Mmap;
 use retort_kernels::Pooling;
 
 use crate::architectures::{Adapters, PositionIds};
-use crate::batch::Batch;
+use crate::batch::{Batch, Encoding};
 use crate::checkpoint::weights::{Weights, git_lfs_pointer};
 use crate::encoder::on_device::{OnDevice, SharedEncoder};
 use crate::encoder::{BatchBounds, Encode};
@@ -242,14 +242,12 @@ impl GivenModel {
         let mut session = self.session(1)?;
         let inputs = Inputs::find(&session, self.family.positions).map_err(|e| self.named(e))?;
         self.one_by_one |= inputs.single_sequence;
-        let batch = Batch {
+        let mut batch = Batch::wanting(Heads::NONE);
+        batch.push(&Encoding {
             input_ids: vec![0; 3],
             token_type_ids: vec![0; 3],
-            cu_seqlens: vec![0, 3],
-            pool_cu_seqlens: vec![0, 3],
-            adapters: vec![None],
-            heads: Heads::NONE,
-        };
+            ..Encoding::default()
+        });
         let extra = Extra::new(&batch, self.family.positions.unwrap_or_default(), 3);
         let run = session.run(inputs.values(&batch, &extra)?)?;
         let mut given = recognise::choose(&run, [1, 3], &mut plan, meaning.pooling)

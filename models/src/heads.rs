@@ -138,6 +138,9 @@ pub struct Output {
     pub sparse: Option<SparseVector>,
     /// A vector per token, of length 1 each.
     pub multi_vector: Option<MultiVector>,
+    /// Instead of them how well they match their query
+    /// ([`max_sim`](retort_kernels::max_sim::max_sim)), where a batch has one for the sequence.
+    pub late_interaction: Option<f32>,
     /// Logits, one per label of the model. `[labels]`
     pub scores: Option<Vec<f32>>,
 }

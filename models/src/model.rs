@@ -110,6 +110,10 @@ pub struct EncoderInfo {
     /// What the logits stand for, in order; empty when the checkpoint does not say, or names
     /// another number of them than there are.
     pub label_names: Vec<String>,
+    /// Whether it compares token vectors itself where a batch has a query for them
+    /// ([`Batch::queries`](crate::Batch::queries)): on a GPU, where they are far more than the
+    /// score. On a processor the query would be computed for every batch of a few documents.
+    pub compares: bool,
     /// The longest input in tokens, special tokens included.
     pub max_tokens: usize,
     /// How token vectors become one; `None` when a given graph does it itself.
@@ -238,6 +242,7 @@ impl EncoderModel {
             dimensions: probed.dimensions,
             token_dimensions: probed.token_dimensions,
             labels: probed.labels,
+            compares: false,
             label_names: label_names(&checkpoint, probed.labels)?,
             max_tokens: known_max_tokens(&checkpoint, limit, options)?,
             pooling: probed.pooling,
@@ -291,6 +296,7 @@ impl EncoderModel {
             dimensions: size.dimensions,
             token_dimensions: 0,
             labels: 0,
+            compares: false,
             label_names: Vec::new(),
             max_tokens: options.max_tokens.map_or_else(|| found.max_tokens(), Ok)?,
             pooling: Some(pooling),

@@ -282,6 +282,7 @@ impl Server {
             let info = EncoderInfo {
                 heads,
                 labels,
+                compares: false,
                 label_names: names.map(ToString::to_string).collect(),
                 dimensions: if has(Head::Dense) { DIMENSIONS } else { 0 },
                 token_dimensions: if has(Head::MultiVector) { 2 } else { 0 },
@@ -397,6 +398,7 @@ fn info(vocab_size: usize) -> EncoderInfo {
         heads: Heads::DENSE,
         token_dimensions: 0,
         labels: 0,
+        compares: false,
         label_names: Vec::new(),
         dimensions: DIMENSIONS,
         max_tokens: MAX_TOKENS,

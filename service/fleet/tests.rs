@@ -193,6 +193,7 @@ fn info() -> EncoderInfo {
         dimensions: 2,
         token_dimensions: 0,
         labels: 0,
+        compares: false,
         label_names: Vec::new(),
         max_tokens: 16,
         pooling: Some(Pooling::Mean),

@@ -56,6 +56,7 @@ impl Case {
                     ids: whole(&sparse["ids"]),
                     weights: floats(&sparse["weights"]),
                 }),
+                late_interaction: None,
                 multi_vector: there("multi_vector").map(|vectors| MultiVector {
                     width: vectors["shape"][1].as_u64().unwrap() as usize,
                     values: floats(&vectors["values"]),
@@ -168,6 +169,7 @@ fn found_heads(output: &Output) -> Heads {
         sparse,
         multi_vector,
         scores,
+        late_interaction: _,
     } = output;
     [
         dense.as_ref().map(|_| Head::Dense),

@@ -155,12 +155,17 @@ impl GivenEncoder {
         let vectors = GivenOutputs::read_token_vectors(used, batch, &run)?;
         let pieces = &batch.pool_cu_seqlens[..];
         let shape = [batch.tokens(), used.width];
-        let inputs = ort::inputs![
+        let mut inputs = ort::inputs![
             TOKEN_VECTORS => TensorRef::from_array_view((shape, &vectors[..]))?,
             PIECES => TensorRef::from_array_view(([pieces.len()], pieces))?,
         ];
+        let tokens = behind.outputs.vector_tokens(batch, Vec::new());
+        if let Some(tokens) = &tokens {
+            inputs.extend(tokens.inputs(session)?);
+        }
         let results = session.run(inputs)?;
-        behind.outputs.read_into(&mut outputs, batch, &results)?;
+        let wanted = (batch, tokens.as_ref());
+        behind.outputs.read_into(&mut outputs, wanted, &results)?;
         Ok(outputs)
     }
 }

@@ -10,7 +10,7 @@ use ort::value::{DynValue, TensorElementType};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::heads::late_interaction::LateInteraction;
-use crate::heads::outputs::{kept_vectors, lexical, nonzero, tokens_with_logits, unit_vectors};
+use crate::heads::outputs::{lexical, nonzero, tokens_with_logits, unit_vectors};
 use crate::heads::{Head, Heads, MultiVector, Output, SparseVector};
 
 /// Which outputs of a graph are used for what.
@@ -264,6 +264,23 @@ pub(super) fn extract(value: &DynValue) -> Result<(Vec<i64>, Cow<'_, [f32]>)> {
     }
     let (shape, values) = value.try_extract_tensor::<f32>()?;
     Ok((shape.to_vec(), Cow::Borrowed(values)))
+}
+
+/// The vectors of those tokens of a sequence that get one. There may be none of its first tokens:
+/// `[tokens - skipped, width]`
+fn kept_vectors(marks: Option<&LateInteraction>, ids: &[i64], vectors: MultiVector) -> MultiVector {
+    let Some(marks) = marks else {
+        return vectors;
+    };
+    let MultiVector { width, values } = vectors;
+    let skipped = ids.len().saturating_sub(values.len() / width);
+    let keeps = marks.keeps(ids);
+    let rows = values.chunks_exact(width).enumerate();
+    let kept = rows.filter(|(row, _)| keeps(skipped + row));
+    MultiVector {
+        width,
+        values: kept.flat_map(|(_, vector)| vector).copied().collect(),
+    }
 }
 
 #[cfg(test)]

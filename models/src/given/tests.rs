@@ -147,14 +147,14 @@ fn tensors_in_linked_files_are_found() {
         return;
     };
     let mut encoder = encoder.unwrap();
-    let batch = Batch {
-        input_ids: vec![1, 3, 5, 7, 2],
-        token_type_ids: vec![0; 5],
-        cu_seqlens: vec![0, 2, 3, 5],
-        pool_cu_seqlens: vec![0, 2, 3, 5],
-        adapters: vec![None; 3],
-        ..Batch::default()
-    };
+    let mut batch = Batch::default();
+    for input_ids in [&[1, 3][..], &[5], &[7, 2]] {
+        batch.push(&Encoding {
+            input_ids: input_ids.to_vec(),
+            token_type_ids: vec![0; input_ids.len()],
+            ..Encoding::default()
+        });
+    }
     let vectors: Vec<Vec<f32>> = encoder
         .encode(&batch)
         .unwrap()
@@ -292,7 +292,7 @@ fn positions_are_those_of_the_family() {
         let mut encoder = model.encoder(1).unwrap();
         let encode = |encoder: &mut dyn Encode, ids: &[u32]| {
             let mut batch = Batch::default();
-            batch.push(&crate::Encoding {
+            batch.push(&Encoding {
                 input_ids: ids.to_vec(),
                 token_type_ids: vec![0; ids.len()],
                 ..Default::default()
@@ -340,7 +340,7 @@ fn mutated_models_run_or_are_refused() {
             return;
         };
         let mut batch = Batch::default();
-        batch.push(&crate::Encoding {
+        batch.push(&Encoding {
             input_ids: vec![1, 3],
             token_type_ids: vec![0; 2],
             ..Default::default()

@@ -113,6 +113,18 @@ impl Graph<'_> {
         (unit, faults)
     }
 
+    /// Late interaction of pairs of sequences: `[vectors, width]`, `[sequences + 1]`, `[pairs, 2]` →
+    /// `[pairs]`
+    pub(super) fn max_sim(&mut self, vectors: &Value, [offsets, pairs]: [&Value; 2]) -> Value {
+        let node = Node {
+            operator: "MaxSim",
+            domain: RETORT,
+            inputs: &[vectors, offsets, pairs],
+            attributes: &[],
+        };
+        self.node(node, &[pairs.shape[0]])
+    }
+
     /// A sum of two tensors of one shape that is computed when something needs it: by the norm that
     /// follows, else by nodes of its own.
     pub(super) fn residual_sum(&mut self, parts: [&Value; 2], bias: Option<&Value>) -> Value {

@@ -18,11 +18,13 @@ pub(crate) mod output {
     pub(crate) const LEXICAL: &str = "token_weights";
     /// A weight per vocabulary entry. `[sequences, vocabulary]`
     pub(crate) const VOCABULARY: &str = "vocabulary_weights";
-    /// `[tokens, width]`
+    /// `[returned, width]`
     pub(crate) const MULTI_VECTOR: &str = "token_embeddings";
     /// Beside token vectors that have length 1 already: why one has not (`RowFault::code`), else 0.
-    /// `[tokens]`
+    /// `[vectors]`
     pub(crate) const FAULTS: &str = "token_faults";
+    /// How well the token vectors of one sequence match those of another. `[pairs]`
+    pub(crate) const LATE_INTERACTION: &str = "late_interaction";
     /// `[sequences, labels]`
     pub(crate) const SCORES: &str = "logits";
 }
@@ -30,6 +32,19 @@ pub(crate) mod output {
 /// Inputs of `over_token_vectors`.
 pub(crate) const TOKEN_VECTORS: &str = "token_vectors";
 pub(crate) const PIECES: &str = "pool_cu_seqlens";
+
+/// Inputs of graphs with token vectors. Most requests want none, and those of a GPU are compared
+/// there where they can be, so that `[tokens, width]` crosses to the host for who asked for it.
+pub(crate) mod input {
+    /// The tokens that get a vector. `[vectors]`
+    pub(crate) const VECTOR_TOKENS: &str = "vector_tokens";
+    /// Where the vectors of each sequence begin; on a GPU. `[sequences + 1]`
+    pub(crate) const VECTOR_CU_SEQLENS: &str = "vector_cu_seqlens";
+    /// The sequences that are compared; on a GPU. `[pairs, 2]`
+    pub(crate) const PAIRS: &str = "pairs";
+    /// The vectors that are given themselves; on a GPU, elsewhere all are. `[returned]`
+    pub(crate) const RETURNED: &str = "returned_vectors";
+}
 
 /// Where sequences and pooled pieces begin.
 pub(super) struct Offsets {
@@ -195,15 +210,32 @@ impl Graph<'_> {
             self.output(output::LEXICAL, &weights);
         }
         if let Some(multi_vector) = &plan.multi_vector {
-            let mut vectors = self.named_linear(&multi_vector.projection, hidden)?;
+            let tokens = [Dim::Named("vectors")];
+            let tokens = self.input(input::VECTOR_TOKENS, ElementType::I64, &tokens);
+            let hidden = self.gather(hidden, &tokens)?;
+            let mut vectors = self.named_linear(&multi_vector.projection, &hidden)?;
             if self.is_for_gpu() {
-                let (unit, faults) = self.unit_rows(&vectors);
-                self.output(output::FAULTS, &faults);
-                vectors = unit;
+                vectors = self.compared_vectors(&vectors)?;
             }
             self.output(output::MULTI_VECTOR, &vectors);
         }
         Ok(())
+    }
+
+    /// Scales token vectors to length 1 and compares them; those that are given themselves.
+    /// `[vectors, width]` → `[returned, width]`
+    fn compared_vectors(&mut self, vectors: &Value) -> Result<Value> {
+        let (unit, faults) = self.unit_rows(vectors);
+        self.output(output::FAULTS, &faults);
+        let offsets = [Dim::Named("vector_offsets")];
+        let offsets = self.input(input::VECTOR_CU_SEQLENS, ElementType::I32, &offsets);
+        let pairs = [Dim::Named("pairs"), Dim::Fixed(2)];
+        let pairs = self.input(input::PAIRS, ElementType::I32, &pairs);
+        let scores = self.max_sim(&unit, [&offsets, &pairs]);
+        self.output(output::LATE_INTERACTION, &scores);
+        let returned = [Dim::Named("returned")];
+        let returned = self.input(input::RETURNED, ElementType::I64, &returned);
+        self.gather(&unit, &returned)
     }
 
     /// A linear layer of this full name. `[n, in]` → `[n, out]`

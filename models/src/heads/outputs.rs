@@ -1,9 +1,10 @@
 //! What a graph of this crate returns becomes one `Output` per sequence.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-use ort::session::SessionOutputs;
+use ort::session::{SessionInputValue, SessionOutputs};
 use retort_kernels::RowFault;
 use retort_kernels::normalize::l2_normalize;
 
@@ -11,7 +12,8 @@ use super::late_interaction::LateInteraction;
 use super::{Head, Heads, MultiVector, Output, SparseVector};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::graph::heads::output;
+use crate::graph::heads::{input, output};
+use crate::session::LoadedSession;
 
 /// The most numbers that the logits of a masked language model may have in one run (256 MiB).
 const MAX_VOCABULARY_LOGITS: usize = 1 << 26;
@@ -80,25 +82,23 @@ impl PackedOutputs {
         }
     }
 
-    /// Takes what the batch wants out of the results of its run.
-    pub(crate) fn read(&self, batch: &Batch, results: &SessionOutputs<'_>) -> Result<Vec<Output>> {
-        let mut outputs = vec![Output::default(); batch.sequences()];
-        self.read_into(&mut outputs, batch, results)?;
-        Ok(outputs)
-    }
-
-    /// The same for outputs that have something already: adds the heads that this graph gives.
+    /// Takes what the batch wants out of the results of its run, which had these token vectors, and
+    /// adds it to what there is of its sequences already.
     pub(crate) fn read_into(
         &self,
         outputs: &mut [Output],
-        batch: &Batch,
+        (batch, vectors): (&Batch, Option<&VectorTokens>),
         results: &SessionOutputs<'_>,
     ) -> Result<()> {
         for head in (batch.heads & self.heads).iter() {
             match head {
                 Head::Dense => dense(batch, results, outputs)?,
                 Head::Sparse => self.sparse(batch, results, outputs)?,
-                Head::MultiVector => self.multi_vector(batch, results, outputs)?,
+                Head::MultiVector => {
+                    if let Some(vectors) = vectors {
+                        multi_vector((batch, vectors), results, outputs)?;
+                    }
+                }
                 Head::Score => {
                     let table = Table::read(results, output::SCORES, outputs.len())?;
                     for (index, output) in outputs.iter_mut().enumerate() {
@@ -135,35 +135,142 @@ impl PackedOutputs {
         Ok(())
     }
 
-    fn multi_vector(
+    /// Which tokens of a batch get a vector, and which of these are given: of a batch that has its
+    /// queries among its sequences, `pairs` being what is compared. `None` for a model that has no
+    /// such vectors.
+    pub(crate) fn vector_tokens(
         &self,
         batch: &Batch,
-        results: &SessionOutputs<'_>,
-        outputs: &mut [Output],
-    ) -> Result<()> {
-        let table = Table::read(results, output::MULTI_VECTOR, batch.tokens())?;
-        let faults = faults(results, batch.tokens())?;
-        for (range, output) in batch.ranges().zip(outputs) {
-            let first = (range.start + self.skipped).min(range.end);
-            let (tokens, ids) = (first..range.end, &batch.input_ids[range]);
-            let kept = |width, values| {
-                let vectors = MultiVector { width, values };
-                kept_vectors(self.late_interaction.as_ref(), ids, vectors)
-            };
-            let vectors = kept(table.width, table.rows(tokens.clone()).to_vec());
-            output.multi_vector = Some(match faults {
-                None => unit_vectors(vectors.values, vectors.width)?,
-                Some(faults) => {
-                    let codes = faults[tokens].iter().map(|&code| code as f32);
-                    for code in kept(1, codes.collect()).values {
-                        RowFault::of_code(code as i32).map_or(Ok(()), |f| Err(faulty(f)))?;
-                    }
-                    vectors
-                }
-            });
+        pairs: Vec<[i32; 2]>,
+    ) -> Option<VectorTokens> {
+        if !self.heads.contains(Head::MultiVector) {
+            return None;
         }
-        Ok(())
+        let compared: HashSet<i32> = pairs.iter().flatten().copied().collect();
+        let mut found = VectorTokens {
+            tokens: Vec::new(),
+            cu_seqlens: vec![0],
+            pairs,
+            returned: Vec::new(),
+        };
+        let sequences = (0..).zip(batch.ranges().zip(batch.vectors_wanted()));
+        for (sequence, (range, wanted)) in sequences {
+            let first = found.tokens.len();
+            if wanted || compared.contains(&sequence) {
+                found.tokens.extend(self.tokens_with_vector(batch, range));
+            }
+            let vectors = first as i64..found.tokens.len() as i64;
+            found.cu_seqlens.push(vectors.end as i32);
+            found.returned.extend(vectors.filter(|_| wanted));
+        }
+        if found.tokens.is_empty() {
+            // Not all kernels of ONNX Runtime are made for tensors without numbers, so that the
+            // first token gets a vector, of a sequence that there is not.
+            found.tokens.push(0);
+            found.cu_seqlens.push(1);
+        }
+        Some(found)
     }
+
+    /// Those tokens of a sequence that get a vector.
+    fn tokens_with_vector(&self, batch: &Batch, range: Range<usize>) -> Vec<i64> {
+        let keeps = self
+            .late_interaction
+            .as_ref()
+            .map(|marks| marks.keeps(&batch.input_ids[range.clone()]));
+        (self.skipped..range.len())
+            .filter(|&token| keeps.as_ref().is_none_or(|keeps| keeps(token)))
+            .map(|token| (range.start + token) as i64)
+            .collect()
+    }
+}
+
+/// Which tokens of a batch get a vector, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VectorTokens {
+    // Ascending. `[vectors]`
+    tokens: Vec<i64>,
+    // Where the vectors of each sequence begin. `[sequences + 1]`
+    cu_seqlens: Vec<i32>,
+    // Which sequences are compared. `[pairs, 2]`
+    pairs: Vec<[i32; 2]>,
+    // Which vectors are given. `[returned]`
+    returned: Vec<i64>,
+}
+
+impl VectorTokens {
+    /// What a graph is told of them.
+    pub(crate) fn inputs<'v>(
+        &'v self,
+        session: &LoadedSession,
+    ) -> Result<Vec<(Cow<'static, str>, SessionInputValue<'v>)>> {
+        let tokens = session.input(&[self.tokens.len()], &self.tokens)?;
+        let mut inputs = vec![(input::VECTOR_TOKENS.into(), tokens)];
+        if session.takes(input::PAIRS) {
+            let offsets = session.input(&[self.cu_seqlens.len()], &self.cu_seqlens)?;
+            let pairs = or_zeros(self.pairs.as_flattened(), &[0, 0]);
+            let pairs = session.input(&[pairs.len() / 2, 2], pairs)?;
+            let returned = or_zeros(&self.returned, &[0]);
+            let returned = session.input(&[returned.len()], returned)?;
+            inputs.push((input::VECTOR_CU_SEQLENS.into(), offsets));
+            inputs.push((input::PAIRS.into(), pairs));
+            inputs.push((input::RETURNED.into(), returned));
+        }
+        Ok(inputs)
+    }
+
+    /// The vectors of a sequence.
+    fn of(&self, sequence: usize) -> Range<usize> {
+        self.cu_seqlens[sequence] as usize..self.cu_seqlens[sequence + 1] as usize
+    }
+}
+
+/// A list that is not empty; whoever reads the results knows better.
+fn or_zeros<'v, T>(list: &'v [T], zeros: &'v [T]) -> &'v [T] {
+    if list.is_empty() { zeros } else { list }
+}
+
+/// Token vectors, and how well they match those of their queries.
+fn multi_vector(
+    (batch, vectors): (&Batch, &VectorTokens),
+    results: &SessionOutputs<'_>,
+    outputs: &mut [Output],
+) -> Result<()> {
+    let faults = faults(results, vectors.tokens.len())?;
+    let check = |sequence: usize| match faults {
+        Some(faults) => vectors.of(sequence).try_for_each(|row| {
+            let fault = RowFault::of_code(faults[row]);
+            fault.map_or(Ok(()), |fault| Err(faulty(fault)))
+        }),
+        None => Ok(()),
+    };
+    let returned = vectors.returned.len().max(1);
+    let table = Table::read(results, output::MULTI_VECTOR, returned)?;
+    let mut first = 0;
+    let wanted = outputs.iter_mut().zip(batch.vectors_wanted()).enumerate();
+    for (sequence, (output, _)) in wanted.filter(|(_, (_, wanted))| *wanted) {
+        check(sequence)?;
+        let rows = first..first + vectors.of(sequence).len();
+        first = rows.end;
+        let (width, values) = (table.width, table.rows(rows).to_vec());
+        output.multi_vector = Some(match faults {
+            None => unit_vectors(values, width)?,
+            Some(_) => MultiVector { width, values },
+        });
+    }
+    if vectors.pairs.is_empty() {
+        return Ok(());
+    }
+    let value = results.get(output::LATE_INTERACTION);
+    let value = value.ok_or_else(|| Error::Runtime("the graph compared nothing".into()))?;
+    let (_, scores) = value.try_extract_tensor::<f32>()?;
+    for (&score, &[query, document]) in scores.iter().zip(&vectors.pairs) {
+        let (query, document) = (query as usize, document as usize);
+        check(query)?;
+        check(document)?;
+        outputs[document].late_interaction = Some(score);
+    }
+    Ok(())
 }
 
 /// What a GPU found wrong with token vectors that it scaled; `None` where they are not scaled yet.
@@ -196,27 +303,6 @@ fn dense(batch: &Batch, results: &SessionOutputs<'_>, outputs: &mut [Output]) ->
         start += pieces;
     }
     Ok(())
-}
-
-/// The vectors of those tokens of a sequence that get one. There may be none of its first tokens:
-/// `[tokens - skipped, width]`
-pub(crate) fn kept_vectors(
-    marks: Option<&LateInteraction>,
-    ids: &[i64],
-    vectors: MultiVector,
-) -> MultiVector {
-    let Some(marks) = marks else {
-        return vectors;
-    };
-    let MultiVector { width, values } = vectors;
-    let skipped = ids.len().saturating_sub(values.len() / width);
-    let keeps = marks.keeps(ids);
-    let rows = values.chunks_exact(width).enumerate();
-    let kept = rows.filter(|(row, _)| keeps(skipped + row));
-    MultiVector {
-        width,
-        values: kept.flat_map(|(_, vector)| vector).copied().collect(),
-    }
 }
 
 /// Vectors of tokens, scaled to length 1. `[tokens, width]`

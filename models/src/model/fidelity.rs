@@ -14,7 +14,7 @@ use crate::encoder::on_device::{OnDevice, SharedEncoder};
 use crate::encoder::{Encode, PackedEncoder, PackedInterface};
 use crate::error::{Error, Result};
 use crate::graph::BuiltGraph;
-use crate::heads::{Heads, Output, SparseVector};
+use crate::heads::{Head, Heads, Output, SparseVector};
 use crate::memory::release_unused_memory;
 use crate::provider::device::Device;
 use crate::session::{LoadedSession, SharedGraph};
@@ -77,6 +77,7 @@ impl OpenedGraph {
             dtype: self.dtype.name().to_owned(),
             isa: self.graph.kernel().unwrap_or(info.isa),
             fidelity: self.fidelity.clone(),
+            compares: self.on_gpu.is_some() && info.heads.contains(Head::MultiVector),
             ..info
         }
     }

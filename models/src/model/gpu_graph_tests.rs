@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
 
+use retort_kernels::max_sim::{PackedVectors, max_sim};
 use serde_json::Value;
 
 use super::fidelity::compare;
@@ -17,12 +18,13 @@ use super::*;
 use crate::batch::{Batch, Encoding};
 use crate::dtype::Fidelity;
 use crate::given::tests::runtime;
-use crate::heads::Output;
+use crate::heads::{Head, MultiVector, Output};
 use crate::provider::CudaOptions;
 
 /// A checkpoint, run by graphs of both kinds.
 struct Subject {
     name: String,
+    path: PathBuf,
     parts: Parts,
     interface: Arc<PackedInterface>,
     info: EncoderInfo,
@@ -51,6 +53,7 @@ impl Subject {
         let reference = parts.graph(Arithmetic::REFERENCE).unwrap();
         Self {
             name,
+            path: path.to_owned(),
             interface: Arc::new(parts.interface(&reference).unwrap()),
             info: parts.info(&reference, &options).unwrap(),
             parts,
@@ -83,6 +86,55 @@ impl Subject {
         // A batch of another shape first, so that nothing of it may be left.
         encoder.encode(&batch.sequence(1)).unwrap();
         encoder.encode(batch).unwrap()
+    }
+
+    /// Checks the scores of some documents against the vectors of all; how many they are.
+    fn check_comparison(&self, dtype: Dtype, off: f32) -> usize {
+        let stored = stored_inputs(&self.path, &self.info);
+        let vectors = self.as_on_gpu(dtype, &stored);
+        let vectors: Vec<&MultiVector> = vectors
+            .iter()
+            .map(|output| output.multi_vector.as_ref().unwrap())
+            .collect();
+        let sequence = |index: usize| {
+            let ids = stored.sequence(index).input_ids;
+            Arc::new(Encoding {
+                token_type_ids: vec![0; ids.len()],
+                input_ids: ids.iter().map(|&id| id as u32).collect(),
+                ..Encoding::default()
+            })
+        };
+        let last = stored.sequences() - 1;
+        let queries_at = [0, last];
+        let queries = queries_at.map(sequence);
+        let mut batch = Batch::wanting(Heads::NONE);
+        // Every third is a document of the first query, every third one of the last, and of the
+        // others the vectors are wanted or nothing but what comes for all.
+        let wanted = Heads::from(Head::MultiVector);
+        for index in 0..=last {
+            let query = queries.get(index % 3);
+            let wanted = if index % 6 == 5 { Heads::NONE } else { wanted };
+            batch.push_wanting(&sequence(index), wanted, query);
+        }
+        let found = self.as_on_gpu(dtype, &batch);
+        assert_eq!(found.len(), batch.sequences());
+        for (index, output) in found.iter().enumerate() {
+            let own = vectors[index];
+            let Some(query) = queries_at.get(index % 3) else {
+                let wanted = (index % 6 != 5).then_some(own);
+                let found = output.multi_vector.as_ref();
+                assert_eq!(
+                    found.map(|v| v.rows().len()),
+                    wanted.map(|v| v.rows().len())
+                );
+                continue;
+            };
+            assert_eq!(output.multi_vector, None);
+            let expected = score(vectors[*query], own);
+            let found = output.late_interaction.unwrap();
+            assert!((found - expected).abs() <= off, "{found} for {expected}");
+        }
+        found.iter().filter_map(|one| one.late_interaction).count()
     }
 
     /// Sequences of random tokens, types and adapters.
@@ -141,6 +193,21 @@ fn stored_inputs(path: &Path, info: &EncoderInfo) -> Batch {
     batch
 }
 
+/// The definition, of two texts by themselves.
+fn score(query: &MultiVector, document: &MultiVector) -> f32 {
+    let (size, rows) = (query.width, query.rows().len() as i32);
+    let all = [&query.values[..], &document.values].concat();
+    let packed = PackedVectors {
+        vectors: &all,
+        size,
+        cu_seqlens: &[0, rows, rows + document.rows().len() as i32],
+        kept: None,
+    };
+    let mut score = [0.0];
+    max_sim(&packed, &[[0, 1]], &mut score).unwrap();
+    score[0]
+}
+
 /// All numbers of an output, and whether there are any.
 fn numbers(output: &Output) -> Vec<f32> {
     let mut numbers = Vec::new();
@@ -195,6 +262,24 @@ fn graphs_for_a_gpu_compute_what_those_for_processors_do() {
         }
     }
     println!("off by {:.1e} at most, in {}", worst.0, worst.1);
+}
+
+/// Documents beside their queries: the scores are those of the token vectors that the same graph
+/// gives, and whoever wants something else gets just that.
+#[test]
+fn token_vectors_are_compared_with_their_queries() {
+    let Some(runtime) = runtime() else { return };
+    let mut compared = 0;
+    for path in checkpoints() {
+        let subject = Subject::open(&path, &runtime);
+        if !subject.info.heads.contains(Head::MultiVector) {
+            continue;
+        }
+        for (dtype, off) in [(Dtype::Fp32, 1e-5), (Dtype::Fp16, 1e-3)] {
+            compared += subject.check_comparison(dtype, off);
+        }
+    }
+    assert!(compared > 10, "{compared}");
 }
 
 /// In the middle as near as models of published size are at worst; at worst less so, because a few

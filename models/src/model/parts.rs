@@ -106,6 +106,7 @@ impl Parts {
             dimensions,
             token_dimensions: graph.width(output::MULTI_VECTOR).unwrap_or(0),
             labels,
+            compares: false,
             label_names: label_names(checkpoint, labels)?,
             max_tokens: max_tokens(checkpoint, self.sizes.max_tokens, options)?,
             pooling: plan.dense.as_ref().map(|dense| dense.pooling),

@@ -54,6 +54,7 @@ impl Encode for Fake {
                     width: 2,
                     values: vec![0.6, 0.8],
                 }),
+                late_interaction: None,
                 scores: Some(vec![first / 1000.0]),
             }
         };
@@ -77,6 +78,7 @@ fn info(heads: Heads) -> EncoderInfo {
         dimensions: 2,
         token_dimensions: 2,
         labels: 1,
+        compares: false,
         label_names: Vec::new(),
         max_tokens: 128,
         pooling: None,

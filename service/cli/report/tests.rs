@@ -16,6 +16,7 @@ fn minilm() -> ModelInfo {
             heads: Heads::DENSE,
             token_dimensions: 0,
             labels: 0,
+            compares: false,
             label_names: Vec::new(),
             dimensions: 384,
             max_tokens: 256,

@@ -143,14 +143,17 @@ mod tests {
     use retort_models::{Encoding, Head};
 
     use super::*;
-    use crate::engine::{encode::job::Job, lane::Tenant};
+    use crate::engine::{
+        encode::job::{Input, Job},
+        lane::Tenant,
+    };
 
     fn key(model: ModelId, id: u32) -> Key {
         let encoding = Encoding {
             input_ids: vec![id],
             ..Encoding::default()
         };
-        let job = Job::new(encoding, Heads::DENSE, Tenant::default());
+        let job = Job::new(Input::new(encoding, Heads::DENSE), Tenant::default());
         (model, job.fingerprint)
     }
 

@@ -4,7 +4,11 @@ use std::time::Instant;
 
 use retort_models::{Encoding, Heads, PairForm, PairTruncation, Truncation};
 
-use super::{Ask, Pipeline, job::Finish, similarity, tokenize};
+use super::{
+    Ask, Pipeline,
+    job::{Finish, Input},
+    similarity, tokenize,
+};
 use crate::{
     engine::{
         lane::{Caller, Work},
@@ -54,12 +58,12 @@ impl Pipeline {
         let mut timings = self.tokenized(started, &encodings);
         let mut results: Vec<Classified> = encodings.iter().map(account).collect();
         let ask = Ask {
-            heads: Heads::SCORE,
             finish: NO_VECTOR,
             work: Work::Texts,
             caller,
         };
-        let replies = self.submit(encodings, ask, &mut timings)?;
+        let inputs = Input::all(encodings, Heads::SCORE);
+        let replies = self.submit(inputs, ask, &mut timings)?;
         let mut usage = Usage::default();
         for (index, (result, reply)) in results.iter_mut().zip(replies).enumerate() {
             let done = super::answer(Place::Input(index), reply).await?;

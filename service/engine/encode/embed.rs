@@ -8,7 +8,7 @@ use super::{
     Ask, Pipeline,
     conditioning::Conditions,
     finish::{Combine, Part, combine},
-    job::{Finish, Values},
+    job::{Finish, Input, Values},
     tokenize::{self, TextPlan},
 };
 use crate::{
@@ -69,12 +69,12 @@ impl Pipeline {
             },
             None => plan.finish,
         };
-        let encodings = texts.into_iter().flatten().collect();
+        let inputs = Input::all(texts.into_iter().flatten().collect(), plan.heads);
         let ask = Ask {
             finish,
             ..plan.ask()
         };
-        let mut replies = self.submit(encodings, ask, &mut timings)?.into_iter();
+        let mut replies = self.submit(inputs, ask, &mut timings)?.into_iter();
         for (index, (embedding, lengths)) in embeddings.iter_mut().zip(lengths).enumerate() {
             let place = Place::Input(index);
             let mut parts = Vec::with_capacity(lengths.len());
@@ -126,7 +126,8 @@ impl Pipeline {
         if let Some(parted) = parted {
             parted.tokens_cut = encoding.tokens_cut;
         }
-        let replies = self.submit(vec![encoding], plan.ask(), &mut timings)?;
+        let inputs = vec![Input::new(encoding, plan.heads)];
+        let replies = self.submit(inputs, plan.ask(), &mut timings)?;
         for reply in replies {
             let done = super::answer(Place::Input(0), reply).await?;
             super::note(&mut timings, &done);
@@ -317,10 +318,9 @@ impl Pipeline {
 }
 
 impl Plan<'_> {
-    /// What is wanted of each input.
+    /// What is done for all inputs.
     fn ask(&self) -> Ask<'_> {
         Ask {
-            heads: self.heads,
             finish: self.finish,
             work: Work::Texts,
             caller: self.caller,

@@ -35,6 +35,10 @@ pub fn finish(
     if let Some(vectors) = &values.multi_vector {
         all_finite(&vectors.values)?;
     }
+    values.late_interaction = output
+        .late_interaction
+        .filter(|_| wanted(Head::MultiVector));
+    all_finite(values.late_interaction.as_slice())?;
     values.scores = output.scores.filter(|_| wanted(Head::Score));
     if let Some(scores) = &values.scores {
         all_finite(scores)?;

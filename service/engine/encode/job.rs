@@ -1,7 +1,10 @@
 //! The unit of work: one input on its way from the tokenizer to a worker and back, and whoever
 //! waits for it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use retort_models::{Encoding, Heads, MultiVector, SparseVector};
 use sha2::{Digest, Sha256};
@@ -12,12 +15,25 @@ use crate::{
     error::Result,
 };
 
+/// One text, or pair of texts, as the model sees it, and what is wanted of it.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Its token ids.
+    pub encoding: Encoding,
+    /// What it is to give.
+    pub heads: Heads,
+    /// What its token vectors are compared with, by a model that compares.
+    pub query: Option<Arc<Encoding>>,
+}
+
 /// One input to be run. Equal inputs of one tenant that wait or run at the same time are one job.
 pub struct Job {
     /// Its token ids.
     pub encoding: Encoding,
     /// All that somebody wants of it.
     pub heads: Heads,
+    /// What its token vectors are compared with.
+    pub query: Option<Arc<Encoding>>,
     /// What is the same for equal inputs of one tenant.
     pub fingerprint: Fingerprint,
 }
@@ -39,19 +55,43 @@ pub struct Waiter {
 /// What a waiter gets its answer from.
 pub type Reply = oneshot::Receiver<Result<Done, Failure>>;
 
-impl Job {
-    /// A job of one tenant's.
-    pub fn new(encoding: Encoding, heads: Heads, tenant: Tenant) -> Self {
+impl Input {
+    /// An input that is compared with nothing.
+    pub fn new(encoding: Encoding, heads: Heads) -> Self {
         Self {
-            fingerprint: Fingerprint::of(&encoding, tenant),
             encoding,
             heads,
+            query: None,
         }
     }
 
-    /// Tokens that this job adds to a batch.
+    /// Inputs of which the same is wanted.
+    pub fn all(encodings: Vec<Encoding>, heads: Heads) -> Vec<Self> {
+        let inputs = encodings.into_iter();
+        inputs.map(|encoding| Self::new(encoding, heads)).collect()
+    }
+}
+
+impl Job {
+    /// A job of one tenant's.
+    pub fn new(input: Input, tenant: Tenant) -> Self {
+        let Input {
+            encoding,
+            heads,
+            query,
+        } = input;
+        Self {
+            fingerprint: Fingerprint::of(&encoding, query.as_deref(), tenant),
+            encoding,
+            heads,
+            query,
+        }
+    }
+
+    /// Tokens that this job adds to a batch, at most: jobs with the same query add it once.
     pub fn tokens(&self) -> usize {
-        self.encoding.input_ids.len()
+        let query = self.query.as_ref();
+        self.encoding.input_ids.len() + query.map_or(0, |query| query.input_ids.len())
     }
 }
 
@@ -104,25 +144,31 @@ pub enum Gone {
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    fn of(encoding: &Encoding, tenant: Tenant) -> Self {
+    fn of(encoding: &Encoding, query: Option<&Encoding>, tenant: Tenant) -> Self {
         let mut digest = Sha256::new();
         digest.update(tenant.0);
-        let adapter = encoding.adapter.map_or(u64::MAX, u64::from);
-        let sizes = [
-            adapter,
-            encoding.prompt_tokens as u64,
-            encoding.input_ids.len() as u64,
-            encoding.segments.len() as u64,
-        ];
-        sizes
-            .iter()
-            .for_each(|size| digest.update(size.to_le_bytes()));
-        let words = encoding.input_ids.iter().chain(&encoding.segments);
-        let words: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
-        digest.update(words);
-        digest.update(&encoding.token_type_ids);
+        for encoding in [encoding].into_iter().chain(query) {
+            add(&mut digest, encoding);
+        }
         Self(digest.finalize().into())
     }
+}
+
+fn add(digest: &mut Sha256, encoding: &Encoding) {
+    let adapter = encoding.adapter.map_or(u64::MAX, u64::from);
+    let sizes = [
+        adapter,
+        encoding.prompt_tokens as u64,
+        encoding.input_ids.len() as u64,
+        encoding.segments.len() as u64,
+    ];
+    sizes
+        .iter()
+        .for_each(|size| digest.update(size.to_le_bytes()));
+    let words = encoding.input_ids.iter().chain(&encoding.segments);
+    let words: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+    digest.update(words);
+    digest.update(&encoding.token_type_ids);
 }
 
 /// What is done to a pooled vector before it leaves.
@@ -154,6 +200,8 @@ pub struct Values {
     pub sparse: Option<SparseVector>,
     /// One vector per token.
     pub multi_vector: Option<MultiVector>,
+    /// Instead of them how well they match those of the query.
+    pub late_interaction: Option<f32>,
     /// Logits. `[labels]`
     pub scores: Option<Vec<f32>>,
 }
@@ -190,8 +238,9 @@ mod tests {
         let with = |change: fn(&mut Encoding)| {
             let mut other = plain.clone();
             change(&mut other);
-            Fingerprint::of(&other, Tenant::default())
+            Fingerprint::of(&other, None, Tenant::default())
         };
+        let beside = |query: &Encoding| Fingerprint::of(&plain, Some(query), Tenant::default());
         let others = [
             with(|_| ()),
             with(|e| e.input_ids[2] = 10),
@@ -199,7 +248,9 @@ mod tests {
             with(|e| e.adapter = Some(0)),
             with(|e| e.segments = vec![3]),
             with(|e| e.prompt_tokens = 1),
-            Fingerprint::of(&plain, Tenant([1; 32])),
+            Fingerprint::of(&plain, None, Tenant([1; 32])),
+            beside(&plain),
+            beside(&Encoding::default()),
         ];
         for (i, a) in others.iter().enumerate() {
             for (j, b) in others.iter().enumerate() {

@@ -1,12 +1,13 @@
 //! One forward pass: the pipeline of one model, from inputs to vectors and scores.
 //!
-//! embed, score, classify → tokenize → submit → device → schedule → batcher → worker → finish, in
+//! embed, score (compare), classify → tokenize → submit → device → schedule → batcher → worker → finish, in
 //! this order of reading.
 
 mod answers;
 pub mod batcher;
 mod cache;
 mod classify;
+mod compare;
 mod conditioning;
 mod device;
 mod embed;
@@ -38,7 +39,7 @@ use retort_models::{Encode, EncoderInfo, Encoding, LateInteraction, Tokenizer};
 use self::{
     answers::Answers,
     device::Counter,
-    job::{Done, Failure, Job, Reply, Waiter},
+    job::{Done, Failure, Input, Job, Reply, Waiter},
     submit::Ask,
     worker::Worker,
 };
@@ -208,7 +209,7 @@ impl Pipeline {
         };
         let heads = self.info.heads;
         let (waiter, done) = Waiter::new(heads, finish, None);
-        let job = Job::new(encoding, heads, Tenant::default());
+        let job = Job::new(Input::new(encoding, heads), Tenant::default());
         self.queue.push_first(job, waiter);
         tokio::time::timeout(patience, answer(Place::Input(0), done))
             .await

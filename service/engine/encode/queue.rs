@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        encode::job::{Failure, Finish, Reply},
+        encode::job::{Failure, Finish, Input, Reply},
         lane::Tenant,
         request::Normalize,
     };
@@ -270,7 +270,10 @@ mod tests {
         };
         let (waiter, reply) = Waiter::new(Heads::DENSE, finish, deadline);
         (
-            (Job::new(encoding, Heads::DENSE, Tenant::default()), waiter),
+            (
+                Job::new(Input::new(encoding, Heads::DENSE), Tenant::default()),
+                waiter,
+            ),
             reply,
         )
     }

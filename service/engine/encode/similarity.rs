@@ -79,7 +79,8 @@ impl Shares {
     }
 }
 
-/// How alike a query and a document are, with `shares` of each kind of similarity. This is the
+/// How alike a query and a document are, with `shares` of each kind of similarity; token vectors
+/// may have been compared by the model already. This is the
 /// score that FlagEmbedding computes for BGE-M3 (Chen et al. 2024, section 3.3).
 pub fn similarity(query: &Values, document: &Values, shares: Shares) -> f32 {
     let dense = match (&query.dense[..], &document.dense[..]) {
@@ -88,11 +89,13 @@ pub fn similarity(query: &Values, document: &Values, shares: Shares) -> f32 {
         _ => 0.0,
     };
     let sparse = both(&query.sparse, &document.sparse, lexical);
-    let multi_vector = both(
-        &query.multi_vector,
-        &document.multi_vector,
-        late_interaction,
-    );
+    let multi_vector = document.late_interaction.unwrap_or_else(|| {
+        both(
+            &query.multi_vector,
+            &document.multi_vector,
+            late_interaction,
+        )
+    });
     shares.dense * dense + shares.sparse * sparse + shares.multi_vector * multi_vector
 }
 
@@ -213,19 +216,30 @@ mod tests {
             dense: vec![vec![1.0, 0.0]],
             sparse: Some(sparse(&[(3, 0.5)])),
             multi_vector: Some(vectors(&[1.0, 0.0])),
-            scores: None,
+            ..Values::default()
         };
         let document = Values {
             dense: vec![vec![0.6, 0.8]],
             sparse: Some(sparse(&[(3, 1.0)])),
             multi_vector: Some(vectors(&[0.8, 0.6])),
-            scores: None,
+            ..Values::default()
         };
         let score = |heads| similarity(&query, &document, Shares::new(weights, heads).unwrap());
         let near = |found: f32, expected: f32| assert!((found - expected).abs() < 1e-6, "{found}");
         near(score(all), 0.4 * 0.6 + 0.2 * 0.5 + 0.4 * 0.8);
         near(score(Heads::DENSE), 0.6);
         near(score(Head::MultiVector.into()), 0.8);
+        // What a model has compared itself is not compared again.
+        let compared = Values {
+            multi_vector: None,
+            late_interaction: Some(0.3),
+            ..document.clone()
+        };
+        let shares = Shares::new(weights, all).unwrap();
+        near(
+            similarity(&query, &compared, shares),
+            0.4 * 0.6 + 0.2 * 0.5 + 0.4 * 0.3,
+        );
         let only = |dense, sparse, multi_vector| HybridWeights {
             dense,
             sparse,

@@ -3,12 +3,10 @@
 
 use std::time::Instant;
 
-use retort_models::{Encoding, Heads};
-
 use super::{
     Pipeline,
     finish::finish,
-    job::{Done, Failure, Finish, Job, Reply, Waiter},
+    job::{Done, Failure, Finish, Input, Job, Reply, Waiter},
     schedule::Arrivals,
 };
 use crate::{
@@ -22,8 +20,6 @@ use crate::{
 /// What a request wants of all its inputs.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
-    /// What each is to give.
-    pub heads: Heads,
     /// What is done to its vector.
     pub finish: Finish,
     /// What the inputs are.
@@ -33,24 +29,24 @@ pub struct Ask<'a> {
 }
 
 impl Pipeline {
-    /// Queues one job an encoding, all or none of them; notes in the timings where they wait and
+    /// Queues one job an input, all or none of them; notes in the timings where they wait and
     /// how many did not have to.
     pub(super) fn submit(
         &self,
-        encodings: Vec<Encoding>,
+        inputs: Vec<Input>,
         ask: Ask<'_>,
         timings: &mut Timings,
     ) -> Result<Vec<Reply>> {
-        let tokens = encodings.iter().map(|e| e.input_ids.len()).sum();
+        let tokens = inputs.iter().map(|i| i.encoding.input_ids.len()).sum();
         let scheduling = &self.scheduling;
-        let lane = scheduling.lane(ask.caller.lane, ask.work, encodings.len(), tokens);
+        let lane = scheduling.lane(ask.caller.lane, ask.work, inputs.len(), tokens);
         let own = scheduling.deadlines[lane].map(|patience| Instant::now() + patience);
         let deadline = ask.caller.deadline.or(own);
         timings.lane = Some(lane);
-        let (mut jobs, mut replies) = (Vec::with_capacity(encodings.len()), Vec::new());
-        for encoding in encodings {
-            let (waiter, reply) = Waiter::new(ask.heads, ask.finish, deadline);
-            let job = Job::new(encoding, ask.heads, ask.caller.tenant);
+        let (mut jobs, mut replies) = (Vec::with_capacity(inputs.len()), Vec::new());
+        for input in inputs {
+            let (waiter, reply) = Waiter::new(input.heads, ask.finish, deadline);
+            let job = Job::new(input, ask.caller.tenant);
             replies.push(reply);
             match self.recalled(&job, waiter) {
                 None => timings.cached += 1,

@@ -1,5 +1,6 @@
 //! The pipeline with a fake encoder behind the one seam: order, isolation, bounds, leaving.
 
+mod comparing;
 mod devices;
 mod sharing;
 
@@ -127,6 +128,7 @@ pub fn fake_info(vocab_size: usize) -> EncoderInfo {
         heads: Heads::DENSE,
         token_dimensions: 0,
         labels: 0,
+        compares: false,
         label_names: Vec::new(),
         dimensions: 2,
         max_tokens: 8,

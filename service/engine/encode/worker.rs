@@ -183,10 +183,9 @@ impl Worker {
 }
 
 fn batch_of(jobs: &[Job]) -> Batch {
-    let heads = jobs.iter().fold(Heads::NONE, |all, job| all | job.heads);
-    let mut batch = Batch::wanting(heads);
+    let mut batch = Batch::wanting(Heads::NONE);
     for job in jobs {
-        batch.push(&job.encoding);
+        batch.push_wanting(&job.encoding, job.heads, job.query.as_ref());
     }
     batch
 }

@@ -44,7 +44,7 @@ fn sequences_of_one_task_adapter_run_together() {
         };
         let mut encoder = encoder.unwrap();
         let mut batch = Batch::default();
-        let encoding = |id: u32, adapter| crate::Encoding {
+        let encoding = |id: u32, adapter| Encoding {
             input_ids: vec![id, 1],
             token_type_ids: vec![0; 2],
             adapter,

@@ -10,7 +10,7 @@ use retort_models::{Encoding, Heads};
 
 use super::*;
 use crate::engine::{
-    encode::job::{Finish, Reply},
+    encode::job::{Finish, Input, Reply},
     lane::{Scheduling, Tenant},
     request::Normalize,
 };
@@ -107,7 +107,10 @@ impl Machine {
             };
             let (waiter, reply) = Waiter::new(Heads::DENSE, finish, None);
             self.clients.push(reply);
-            jobs.push((Job::new(encoding, Heads::DENSE, Tenant::default()), waiter));
+            jobs.push((
+                Job::new(Input::new(encoding, Heads::DENSE), Tenant::default()),
+                waiter,
+            ));
         }
         let arrivals = Arrivals {
             jobs,

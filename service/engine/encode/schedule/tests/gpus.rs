@@ -33,7 +33,10 @@ fn push(schedule: &mut Schedule, model: ModelId, inputs: u32, now: Instant) -> V
         };
         let (waiter, reply) = Waiter::new(Heads::DENSE, finish, None);
         replies.push(reply);
-        jobs.push((Job::new(encoding, Heads::DENSE, Tenant::default()), waiter));
+        jobs.push((
+            Job::new(Input::new(encoding, Heads::DENSE), Tenant::default()),
+            waiter,
+        ));
     }
     let arrivals = Arrivals {
         jobs,
