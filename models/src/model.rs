@@ -13,7 +13,7 @@ use self::facts::{
     given_marks, given_prompts, given_tasks, known_max_tokens, label_names, matryoshka,
     refuse_cutoff_layer, refuse_dtype, refuse_gpu,
 };
-use self::fidelity::{OpenedGraph, Opening};
+use self::fidelity::{OpenedGraph, Opening, Runs};
 use self::parts::Parts;
 use crate::architectures;
 use crate::catalog::Task;
@@ -356,10 +356,11 @@ impl EncoderModel {
     pub fn encoder(&self, threads: usize) -> Result<Box<dyn Encode>> {
         match &self.graph {
             ModelGraph::Built(opened, interface) => {
-                if let Some(shared) = &opened.on_gpu {
-                    return Ok(shared.handle());
-                }
-                let session = opened.graph.session(threads)?;
+                let graph = match &opened.runs {
+                    Runs::OnGpu(shared) => return Ok(shared.handle()),
+                    Runs::OnProcessor(graph) => graph,
+                };
+                let session = graph.session(threads)?;
                 Ok(Box::new(PackedEncoder::new(session, Arc::clone(interface))))
             }
             ModelGraph::Given(given) => given.encoder(threads),

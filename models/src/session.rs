@@ -54,6 +54,7 @@ pub(crate) struct LoadedSession {
     is_on_gpu: bool,
     // Run options that give back spare memory; `None` never does.
     releasing: Option<RunOptions>,
+    // `None` where the session has copied them.
     _initializers: Option<Arc<Initializers>>,
 }
 
@@ -123,38 +124,47 @@ impl SharedGraph {
         self.open(threads, Prepacking::None, None)
     }
 
-    /// Opens a session on the device of the graph, to which it copies all weights.
+    /// Opens the one session on the device of the graph, to which it copies all weights. What they
+    /// were copied from goes with the graph.
     ///
     /// # Errors
     /// `Error::Unsupported` when the device cannot run all of it.
-    pub(crate) fn session_on(&self, gpu: &Gpu) -> Result<LoadedSession> {
+    pub(crate) fn into_session_on(self, gpu: &Gpu) -> Result<LoadedSession> {
         let builder = self.device.builder(&self.runtime, 1)?;
-        let mut builder =
-            with_data_folder(builder, &self.data_folder)?.with_operators(gpu.operators()?)?;
-        for (name, value) in &self.initializers.values {
-            // Those that are shared among sessions would have to lie on the device already.
-            builder = builder.with_external_initializer(name, Arc::clone(value))?;
-        }
+        let builder = builder.with_operators(gpu.operators()?)?;
+        let mut builder = self.with_copied_weights(builder)?;
         let session = gpu.commit(&mut builder, &self.model)?;
-        self.initializers.release_pages();
-        LoadedSession::new(session, &self.device, Some(Arc::clone(&self.initializers)))
+        LoadedSession::new(session, &self.device, None)
     }
 
     /// A session on the processor of a graph for a GPU: `operators` has what the processor lacks.
+    /// The weights are overwritten as soon as it is open.
     #[cfg(test)]
-    pub(crate) fn emulated_session(
-        &self,
+    pub(crate) fn into_emulated_session(
+        mut self,
         operators: Vec<ort::operator::OperatorDomain>,
     ) -> Result<LoadedSession> {
-        let mut builder = with_data_folder(builder(&self.runtime, 1)?, &self.data_folder)?;
+        let mut builder = builder(&self.runtime, 1)?;
         for domain in operators {
             builder = builder.with_operators(domain)?;
         }
+        let session = self
+            .with_copied_weights(builder)?
+            .commit_from_memory(&self.model)?;
+        let initializers = Arc::get_mut(&mut self.initializers).expect("only the graph has them");
+        initializers.overwrite();
+        LoadedSession::new(session, &Device::Cpu, None)
+    }
+
+    /// Gives a session weights of its own: those that are shared would have to lie on the device
+    /// already. ONNX Runtime copies external initializers, and wants theirs no longer once the
+    /// session is there (`AddExternalInitializers` in its C API).
+    fn with_copied_weights(&self, builder: SessionBuilder) -> Result<SessionBuilder> {
+        let mut builder = with_data_folder(builder, &self.data_folder)?;
         for (name, value) in &self.initializers.values {
             builder = builder.with_external_initializer(name, Arc::clone(value))?;
         }
-        let session = builder.commit_from_memory(&self.model)?;
-        LoadedSession::new(session, &Device::Cpu, Some(Arc::clone(&self.initializers)))
+        Ok(builder)
     }
 
     fn open(

@@ -58,26 +58,36 @@ pub(super) struct Opening<'a> {
     pub(super) interface: &'a Arc<PackedInterface>,
 }
 
+/// Where a graph runs, and what encoders are made of there.
+pub(super) enum Runs {
+    /// Each thread opens sessions of its own over shared weights.
+    OnProcessor(SharedGraph),
+    /// There is one for all; the weights are on the device and nowhere else.
+    OnGpu(SharedEncoder<PackedEncoder>),
+}
+
 /// A graph in the type that it is computed in.
 pub(super) struct OpenedGraph {
-    pub(super) graph: SharedGraph,
+    pub(super) runs: Runs,
     pub(super) dtype: Dtype,
     pub(super) fidelity: Fidelity,
     /// The same as the reference implementations compute it, where `graph` does otherwise: names
     /// and places, no numbers.
     pub(super) reference: Option<BuiltGraph>,
-    /// The one encoder of a model on a GPU; on a processor each thread has its own.
-    pub(super) on_gpu: Option<SharedEncoder<PackedEncoder>>,
 }
 
 impl OpenedGraph {
     /// The facts of the model, with what it is computed in.
     pub(super) fn described(&self, info: EncoderInfo) -> EncoderInfo {
+        let (isa, compares) = match &self.runs {
+            Runs::OnProcessor(graph) => (graph.kernel().unwrap_or(info.isa), false),
+            Runs::OnGpu(_) => (info.isa, info.heads.contains(Head::MultiVector)),
+        };
         EncoderInfo {
             dtype: self.dtype.name().to_owned(),
-            isa: self.graph.kernel().unwrap_or(info.isa),
+            isa,
             fidelity: self.fidelity.clone(),
-            compares: self.on_gpu.is_some() && info.heads.contains(Head::MultiVector),
+            compares,
             ..info
         }
     }
@@ -111,23 +121,21 @@ impl Opening<'_> {
         let expected = self.run(wide.passing_session(cores())?, &probes)?;
         drop(wide);
         release_unused_memory();
-        let graph = self.shared(self.parts.graph(self.arithmetic(dtype))?)?;
-        let on_gpu = self.on_gpu(&graph)?;
-        let found = match &on_gpu {
-            Some(encoder) => encoder.handle().encode(&probes)?,
-            None => self.run(graph.passing_session(cores())?, &probes)?,
+        let runs = self.runs(self.parts.graph(self.arithmetic(dtype))?)?;
+        let found = match &runs {
+            Runs::OnGpu(encoder) => encoder.handle().encode(&probes)?,
+            Runs::OnProcessor(graph) => self.run(graph.passing_session(cores())?, &probes)?,
         };
         let fidelity = compare(&expected, &found);
         let Some(reason) = self.objection(dtype, &fidelity) else {
             return Ok(OpenedGraph {
-                graph,
+                runs,
                 dtype,
                 fidelity,
                 reference: Some(reference),
-                on_gpu,
             });
         };
-        drop((on_gpu, graph));
+        drop(runs);
         release_unused_memory();
         if self.options.dtype != DtypeChoice::Auto {
             return Err(Error::Unsupported(reason));
@@ -137,7 +145,7 @@ impl Opening<'_> {
             ..Fidelity::default()
         };
         let opened = self.opened(Dtype::Fp32, reference, fidelity)?;
-        if let Some(encoder) = &opened.on_gpu {
+        if let Runs::OnGpu(encoder) = &opened.runs {
             let found = encoder.handle().encode(&probes)?;
             if let Some(reason) = self.objection(Dtype::Fp32, &compare(&expected, &found)) {
                 return Err(Error::Unsupported(reason));
@@ -158,10 +166,8 @@ impl Opening<'_> {
             true => (reference, None),
             false => (self.parts.graph(arithmetic)?, Some(reference)),
         };
-        let graph = self.shared(graph)?;
         Ok(OpenedGraph {
-            on_gpu: self.on_gpu(&graph)?,
-            graph,
+            runs: self.runs(graph)?,
             dtype,
             fidelity,
             reference,
@@ -172,19 +178,18 @@ impl Opening<'_> {
         Arithmetic::on(&self.options.provider, dtype, Isa::detect())
     }
 
-    fn shared(&self, graph: BuiltGraph) -> Result<SharedGraph> {
-        SharedGraph::on(self.device, &self.options.runtime, graph)
-    }
-
-    /// The encoder of a graph on a GPU; `None` on a processor.
-    fn on_gpu(&self, graph: &SharedGraph) -> Result<Option<SharedEncoder<PackedEncoder>>> {
+    /// A graph where it is to run.
+    fn runs(&self, graph: BuiltGraph) -> Result<Runs> {
+        let graph = SharedGraph::on(self.device, &self.options.runtime, graph)?;
         let Some(gpu) = self.device.gpu() else {
-            return Ok(None);
+            return Ok(Runs::OnProcessor(graph));
         };
-        let session = graph.session_on(gpu)?;
+        let session = graph.into_session_on(gpu)?;
+        // What the weights were made from went with the graph.
+        release_unused_memory();
         let encoder = PackedEncoder::new(session, Arc::clone(self.interface));
         let encoder = OnDevice::new(encoder, Arc::clone(gpu) as _);
-        Ok(Some(SharedEncoder::new(encoder)))
+        Ok(Runs::OnGpu(SharedEncoder::new(encoder)))
     }
 
     /// Why a type is not taken.

@@ -76,7 +76,7 @@ impl Subject {
         );
         let graph = self.parts.graph(arithmetic).unwrap();
         let graph = SharedGraph::new(&self.runtime, graph).unwrap();
-        let session = graph.emulated_session(operators::domains().unwrap());
+        let session = graph.into_emulated_session(operators::domains().unwrap());
         let session = session.unwrap_or_else(|error| panic!("{} in {dtype:?}: {error}", self.name));
         self.run(session, batch)
     }
@@ -328,7 +328,7 @@ fn onnx_runtime_finds_nothing_wrong_but_the_missing_kernels() {
             let graph = SharedGraph::new(&runtime, graph).unwrap();
             let pooling = operators::poolings().unwrap();
             let error = graph
-                .emulated_session(vec![pooling])
+                .into_emulated_session(vec![pooling])
                 .err()
                 .unwrap()
                 .to_string();

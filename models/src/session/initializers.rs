@@ -140,6 +140,21 @@ impl Initializers {
         Ok(())
     }
 
+    /// Makes an end of all numbers in memory of this process, so that nobody can still read them.
+    #[cfg(test)]
+    pub(super) fn overwrite(&mut self) {
+        for values in &mut self.tensors {
+            if let F32Values::Owned(values) = values {
+                values.fill(f32::NAN);
+            }
+        }
+        for values in &mut self.halves {
+            if let F16Values::Owned(values) = values {
+                values.fill(half::f16::NAN);
+            }
+        }
+    }
+
     /// Once a session is open ONNX Runtime has its own packed copy of the large matrices; the
     /// originals need not stay in memory. What is still used, such as rows of the embeddings,
     /// comes back from the file cache when it is touched.
