@@ -159,21 +159,6 @@ impl Batch {
         parts.map(|part| self.select(part)).collect()
     }
 
-    /// A batch of the first token alone, the smallest that there is.
-    pub(crate) fn first_token(&self) -> Self {
-        let first = |numbers: &[i64]| numbers.iter().take(1).copied().collect();
-        Self {
-            input_ids: first(&self.input_ids),
-            token_type_ids: first(&self.token_type_ids),
-            cu_seqlens: vec![0, 1],
-            pool_cu_seqlens: vec![0, 1],
-            adapters: self.adapters.iter().take(1).copied().collect(),
-            heads: self.heads,
-            wanted: self.wanted.iter().take(1).copied().collect(),
-            queries: vec![None; self.queries.len().min(1)],
-        }
-    }
-
     /// Some sequences of this batch as a batch of their own, in the order given.
     pub(crate) fn select(&self, sequences: &[usize]) -> Self {
         let mut selected = Self::wanting(Heads::NONE);

@@ -14,7 +14,6 @@ use crate::heads::outputs::PackedOutputs;
 use crate::heads::{Head, Heads, Output};
 use crate::session::LoadedSession;
 use layout::PaddedLayout;
-use on_device::Reclaim;
 
 /// Something that turns packed sequences into one `Output` each. It belongs to one thread at a
 /// time; what it needs between runs (buffers, kernel scratch) it owns.
@@ -164,15 +163,6 @@ pub(crate) struct PackedEncoder {
     layout: PaddedLayout,
 }
 
-/// Whether memory is given back after a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Afterwards {
-    /// What was needed is kept for the next one.
-    Keep,
-    /// What the arena has to spare is given back.
-    Release,
-}
-
 impl PackedEncoder {
     pub(crate) fn new(session: LoadedSession, interface: Arc<PackedInterface>) -> Self {
         Self {
@@ -184,15 +174,6 @@ impl PackedEncoder {
         }
     }
 
-    /// Fresh memory costs a GPU far more than a processor, which is not short of it either.
-    fn afterwards(&self, batch: &Batch) -> Afterwards {
-        if batch.tokens() > RELEASED_TOKENS && !self.session.is_on_gpu() {
-            Afterwards::Release
-        } else {
-            Afterwards::Keep
-        }
-    }
-
     /// Refuses a batch that the model cannot take.
     fn check(&self, batch: &Batch) -> Result<()> {
         self.interface.bounds.check(batch)?;
@@ -201,9 +182,9 @@ impl PackedEncoder {
     }
 
     /// Runs a batch that needs no splitting, with its queries.
-    fn run(&mut self, batch: &Batch, afterwards: Afterwards) -> Result<Vec<Output>> {
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
         let Some((with_queries, pairs)) = batch.with_queries() else {
-            return self.run_sequences(batch, Vec::new(), afterwards);
+            return self.run_sequences(batch, Vec::new());
         };
         if !self.session.takes(input::PAIRS) {
             return Err(Error::Unsupported(
@@ -211,18 +192,13 @@ impl PackedEncoder {
             ));
         }
         self.check(&with_queries)?;
-        let mut outputs = self.run_sequences(&with_queries, pairs, afterwards)?;
+        let mut outputs = self.run_sequences(&with_queries, pairs)?;
         outputs.truncate(batch.sequences());
         Ok(outputs)
     }
 
     /// Runs sequences, comparing some of them.
-    fn run_sequences(
-        &mut self,
-        batch: &Batch,
-        pairs: Vec<[i32; 2]>,
-        afterwards: Afterwards,
-    ) -> Result<Vec<Output>> {
+    fn run_sequences(&mut self, batch: &Batch, pairs: Vec<[i32; 2]>) -> Result<Vec<Output>> {
         let PackedInterface {
             bounds,
             positions,
@@ -273,9 +249,9 @@ impl PackedEncoder {
         if let Some(vectors) = &vectors {
             inputs.extend(vectors.inputs(session)?);
         }
-        let results = match afterwards {
-            Afterwards::Release => self.session.run_and_release(inputs)?,
-            Afterwards::Keep => self.session.run(inputs)?,
+        let results = match batch.tokens() > RELEASED_TOKENS {
+            true => self.session.run_and_release(inputs)?,
+            false => self.session.run(inputs)?,
         };
         let mut outputs = vec![Output::default(); batch.sequences()];
         heads.read_into(&mut outputs, (batch, vectors.as_ref()), &results)?;
@@ -291,20 +267,12 @@ impl Encode for PackedEncoder {
         self.check(batch)?;
         let most = self.interface.outputs.tokens_per_run();
         if batch.tokens() <= most {
-            return self.run(batch, self.afterwards(batch));
+            return self.run(batch);
         }
         let mut outputs = Vec::with_capacity(batch.sequences());
         for part in batch.parts(most) {
-            outputs.extend(self.run(&part, self.afterwards(&part))?);
+            outputs.extend(self.run(&part)?);
         }
         Ok(outputs)
-    }
-}
-
-impl Reclaim for PackedEncoder {
-    fn reclaim(&mut self, batch: &Batch) {
-        // Memory is only given back after a run, so this is the smallest that there is. That it
-        // fails as well changes nothing.
-        let _ = self.run(&batch.first_token(), Afterwards::Release);
     }
 }

@@ -55,6 +55,12 @@ pub enum Error {
         /// What was asked for, as ONNX Runtime or the driver says it.
         message: String,
     },
+    /// The device has not memory enough for a model, beside those that are on it.
+    #[error(
+        "the device has not memory enough for the model: {0}; unload others, raise the limit, or \
+         set the device of this model to `cpu`"
+    )]
+    NoRoom(String),
     /// A kernel refused its input.
     #[error(transparent)]
     Kernel(#[from] retort_kernels::KernelError),

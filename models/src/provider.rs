@@ -4,6 +4,7 @@
 pub(crate) mod device;
 pub(crate) mod fault;
 mod placement;
+pub(crate) mod trim;
 
 use std::fmt;
 

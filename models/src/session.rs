@@ -22,6 +22,7 @@ use crate::error::Result;
 use crate::graph::BuiltGraph;
 use crate::packing;
 use crate::provider::device::{Device, Gpu};
+use crate::provider::trim;
 use crate::quantize::store::{RoundedStore, Rounding};
 use crate::runtime::Runtime;
 use initializers::Initializers;
@@ -51,11 +52,21 @@ pub(crate) struct LoadedSession {
     // Where inputs are put for a GPU.
     pinned: Option<Allocator>,
     session: Session,
-    is_on_gpu: bool,
-    // Run options that give back spare memory; `None` never does.
+    // Run options that give back spare memory; `None` never does: fresh memory costs a GPU far more
+    // than a processor.
     releasing: Option<RunOptions>,
     // `None` where the session has copied them.
     _initializers: Option<Arc<Initializers>>,
+    _left_behind: Option<LeftBehind>,
+}
+
+/// What a session leaves in the arena of a GPU, for others to take or not. Dropped after it.
+struct LeftBehind(Arc<Gpu>);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        self.0.trim();
+    }
 }
 
 impl SharedGraph {
@@ -199,15 +210,16 @@ impl LoadedSession {
         initializers: Option<Arc<Initializers>>,
     ) -> Result<Self> {
         let gpu = device.gpu();
-        let arena = gpu.map_or_else(|| "cpu:0".to_owned(), |gpu| gpu.arena());
-        let mut releasing = RunOptions::new()?;
-        releasing.set("memory.enable_memory_arena_shrinkage", arena)?;
+        let releasing = match gpu {
+            Some(_) => None,
+            None => Some(trim::options("cpu:0")?),
+        };
         Ok(Self {
             pinned: gpu.and_then(|gpu| gpu.pinned(&session)),
             session,
-            is_on_gpu: gpu.is_some(),
-            releasing: Some(releasing),
+            releasing,
             _initializers: initializers,
+            _left_behind: gpu.map(|gpu| LeftBehind(Arc::clone(gpu))),
         })
     }
 
@@ -216,9 +228,9 @@ impl LoadedSession {
         Self {
             pinned: None,
             session,
-            is_on_gpu: false,
             releasing: None,
             _initializers: None,
+            _left_behind: None,
         }
     }
 
@@ -256,11 +268,6 @@ impl LoadedSession {
             .1
             .copy_from_slice(numbers);
         Ok(tensor.into())
-    }
-
-    /// Whether it computes on a GPU.
-    pub(crate) fn is_on_gpu(&self) -> bool {
-        self.is_on_gpu
     }
 
     /// Whether a run is given something of this name.

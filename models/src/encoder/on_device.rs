@@ -10,31 +10,33 @@ use crate::heads::Output;
 use crate::provider::device::Gpu;
 use crate::provider::fault::Health;
 
-/// An encoder that keeps memory of a device between runs.
-pub(crate) trait Reclaim: Encode {
-    /// Gives back what it keeps and does not need. `batch` is one that it can run parts of.
-    fn reclaim(&mut self, batch: &Batch);
-}
-
-/// Where the health of a device is kept.
-pub(crate) trait HasHealth: Send + Sync {
+/// What all encoders on a device have in common.
+pub(crate) trait CommonDevice: Send + Sync {
+    /// Whether it still works.
     fn health(&self) -> &Health;
+
+    /// Gives back the memory that it keeps and does not need.
+    fn trim(&self);
 }
 
-impl HasHealth for Gpu {
+impl CommonDevice for Gpu {
     fn health(&self) -> &Health {
         &self.health
+    }
+
+    fn trim(&self) {
+        self.trim();
     }
 }
 
 /// An encoder with the device that it runs on.
 pub(crate) struct OnDevice<E> {
     encoder: E,
-    device: Arc<dyn HasHealth>,
+    device: Arc<dyn CommonDevice>,
 }
 
-impl<E: Reclaim> OnDevice<E> {
-    pub(crate) fn new(encoder: E, device: Arc<dyn HasHealth>) -> Self {
+impl<E: Encode> OnDevice<E> {
+    pub(crate) fn new(encoder: E, device: Arc<dyn CommonDevice>) -> Self {
         Self { encoder, device }
     }
 
@@ -44,7 +46,7 @@ impl<E: Reclaim> OnDevice<E> {
     }
 }
 
-impl<E: Reclaim> Encode for OnDevice<E> {
+impl<E: Encode> Encode for OnDevice<E> {
     /// Runs a batch; one that does not fit is run once more, in halves.
     ///
     /// # Errors
@@ -55,7 +57,7 @@ impl<E: Reclaim> Encode for OnDevice<E> {
         match self.run(batch) {
             Err(Error::OutOfMemory { .. }) => {
                 // The memory may be there, but in pieces of sizes that were wanted before.
-                self.encoder.reclaim(batch);
+                self.device.trim();
                 let mut outputs = Vec::with_capacity(batch.sequences());
                 for half in batch.halves() {
                     outputs.extend(self.run(&half)?);
@@ -71,7 +73,7 @@ impl<E: Reclaim> Encode for OnDevice<E> {
 /// after the other anyway.
 pub(crate) struct SharedEncoder<E>(Arc<Mutex<OnDevice<E>>>);
 
-impl<E: Reclaim + 'static> SharedEncoder<E> {
+impl<E: Encode + 'static> SharedEncoder<E> {
     pub(crate) fn new(encoder: OnDevice<E>) -> Self {
         Self(Arc::new(Mutex::new(encoder)))
     }
@@ -82,7 +84,7 @@ impl<E: Reclaim + 'static> SharedEncoder<E> {
     }
 }
 
-impl<E: Reclaim> Encode for SharedEncoder<E> {
+impl<E: Encode> Encode for SharedEncoder<E> {
     fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
         // What a panic left behind is only buffers that every run begins anew.
         let mut encoder = self.0.lock().unwrap_or_else(PoisonError::into_inner);

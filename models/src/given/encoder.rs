@@ -12,8 +12,7 @@ use super::outputs::GivenOutputs;
 use super::{Family, Outputs};
 use crate::architectures::check_adapters;
 use crate::batch::Batch;
-use crate::encoder::on_device::Reclaim;
-use crate::encoder::{Afterwards, BatchBounds, Encode, check_heads};
+use crate::encoder::{BatchBounds, Encode, check_heads};
 use crate::error::{Error, Result};
 use crate::graph::heads::{PIECES, TOKEN_VECTORS};
 use crate::heads::{Head, Output};
@@ -73,19 +72,12 @@ impl Encode for GivenEncoder {
         self.check(batch)?;
         let mut outputs = vec![Output::default(); batch.sequences()];
         for group in self.groups(batch) {
-            let found = self.run(&batch.select(&group), Afterwards::Keep)?;
+            let found = self.run(&batch.select(&group))?;
             for (sequence, output) in group.into_iter().zip(found) {
                 outputs[sequence] = output;
             }
         }
         Ok(outputs)
-    }
-}
-
-impl Reclaim for GivenEncoder {
-    fn reclaim(&mut self, batch: &Batch) {
-        // That it fails as well changes nothing.
-        let _ = self.run(&batch.first_token(), Afterwards::Release);
     }
 }
 
@@ -136,14 +128,11 @@ impl GivenEncoder {
     }
 
     /// Runs sequences of one adapter, padded to one length where they have several.
-    fn run(&mut self, batch: &Batch, afterwards: Afterwards) -> Result<Vec<Output>> {
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
         let length = batch.max_seqlen();
         let extra = Extra::new(batch, self.family.positions.unwrap_or_default(), length);
         let inputs = self.inputs.values(batch, &extra)?;
-        let run = match afterwards {
-            Afterwards::Keep => self.session.run(inputs)?,
-            Afterwards::Release => self.session.run_and_release(inputs)?,
-        };
+        let run = self.session.run(inputs)?;
         let mut outputs = self.outputs.given.read(batch, &run)?;
         let (Some(behind), Some(session)) = (&self.outputs.behind, &mut self.behind) else {
             return Ok(outputs);

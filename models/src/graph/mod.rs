@@ -16,13 +16,12 @@ pub mod onnx;
 pub mod ops;
 mod proto;
 mod rotary;
+pub(crate) mod smallest;
 pub(crate) mod weight_only;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-
-use prost::Message;
 
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
@@ -31,7 +30,7 @@ use crate::error::{Error, Result};
 pub use element::ElementType;
 use gpu::GpuNodes;
 use linear::PackedLayer;
-use proto::{location, node_proto, value_info};
+use proto::{encoded, location, node_proto, value_info};
 use weight_only::{Bits, QuantizedWeight};
 
 /// Domain of this project's operators.
@@ -39,10 +38,6 @@ pub const RETORT: &str = "retort";
 /// Domain of the operators that ONNX Runtime adds to ONNX.
 pub const MICROSOFT: &str = "com.microsoft";
 
-/// ONNX operator set 20 is the first with `Gelu`.
-const OPSET: i64 = 20;
-/// The file format that came with it is 9; ONNX Runtime reads every older one.
-const IR_VERSION: i64 = 9;
 const DATA_LOCATION_EXTERNAL: i32 = 1;
 
 /// The length of one axis.
@@ -436,18 +431,8 @@ impl<'w> Graph<'w> {
         let main = self.weights.main_file();
         let folder = main.and_then(|(file, _)| file.parent());
         let data_folder = folder.unwrap_or(self.weights.dir()).to_owned();
-        let opset = |domain: &str, version| onnx::OperatorSetIdProto {
-            domain: domain.to_owned(),
-            version,
-        };
-        let model = onnx::ModelProto {
-            ir_version: IR_VERSION,
-            producer_name: RETORT.to_owned(),
-            graph: Some(self.proto),
-            opset_import: vec![opset("", OPSET), opset(RETORT, 1), opset(MICROSOFT, 1)],
-        };
         BuiltGraph {
-            model: model.encode_to_vec(),
+            model: encoded(self.proto),
             weights,
             halves: self.halves,
             packed: self.packed,

@@ -2,10 +2,17 @@
 
 use std::ops::Range;
 
+use prost::Message;
+
 use super::onnx::dimension_proto::Length;
-use super::{Attribute, Dim, Node, Value, onnx};
+use super::{Attribute, Dim, MICROSOFT, Node, RETORT, Value, onnx};
 use crate::checkpoint::Weights;
 use crate::checkpoint::weights::Tensor;
+
+/// ONNX operator set 20 is the first with `Gelu`.
+const OPSET: i64 = 20;
+/// The file format that came with it is 9; ONNX Runtime reads every older one.
+const IR_VERSION: i64 = 9;
 
 /// Where the values of a weight are. A session hands them over itself, so ONNX Runtime only sees
 /// to it that the file exists. Should it ever read there, it finds the right numbers, or, where
@@ -62,6 +69,21 @@ fn attribute((name, value): &(&'static str, Attribute<'_>)) -> onnx::AttributePr
         Attribute::Text(text) => (proto.r#type, proto.s) = (3, text.as_bytes().to_vec()),
     }
     proto
+}
+
+/// A graph as the bytes of a model that has the operators of this project and of Microsoft.
+pub(super) fn encoded(graph: onnx::GraphProto) -> Vec<u8> {
+    let opset = |domain: &str, version| onnx::OperatorSetIdProto {
+        domain: domain.to_owned(),
+        version,
+    };
+    let model = onnx::ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: RETORT.to_owned(),
+        graph: Some(graph),
+        opset_import: vec![opset("", OPSET), opset(RETORT, 1), opset(MICROSOFT, 1)],
+    };
+    model.encode_to_vec()
 }
 
 pub(super) fn value_info(value: &Value) -> onnx::ValueInfoProto {

@@ -17,6 +17,7 @@ use retort_kernels::cuda::{CudaDevice, cuda_operator_domain};
 
 use super::fault::Health;
 use super::placement;
+use super::trim::Trimmer;
 use super::{CudaOptions, Provider};
 use crate::error::{Error, Result};
 use crate::model::EncoderInfo;
@@ -40,6 +41,8 @@ pub(crate) struct Gpu {
     device: CudaDevice,
     options: CudaOptions,
     pub(crate) health: Health,
+    // Opened before the first model is.
+    trimmer: Option<Trimmer>,
 }
 
 impl Device {
@@ -98,15 +101,17 @@ impl Gpu {
                 runtime.library().display()
             )));
         }
-        let gpu = Self {
+        let mut gpu = Self {
             device: CudaDevice::open(options.ordinal)?,
             options: options.clone(),
             health: Health::default(),
+            trimmer: None,
         };
         // Loads the library of the provider, and says which of those that it needs is missing.
         gpu.with_provider(session::builder(runtime, 1)?)
             .map_err(|error| unusable(&error, runtime.library()))?;
         gpu.share_arena(runtime)?;
+        gpu.trimmer = Some(Trimmer::open(gpu.builder(runtime)?, &gpu.arena())?);
         Ok(gpu)
     }
 
@@ -213,14 +218,26 @@ impl Gpu {
     /// Opens a session on it.
     ///
     /// # Errors
-    /// `Error::Device` when its memory does not suffice, `Error::Unsupported` when heavy nodes
+    /// `Error::NoRoom` when its memory does not suffice, `Error::Unsupported` when heavy nodes
     /// would be elsewhere.
     pub(crate) fn commit(&self, builder: &mut SessionBuilder, model: &[u8]) -> Result<Session> {
         self.health.check()?;
+        // Memory of batches must not become that of weights, which would keep the rest of it.
+        self.trim();
         let session = builder.commit_from_memory(model);
         let session = session.map_err(|error| self.health.diagnosed_load(error.into()))?;
         placement::check(&placement::nodes(&session)?, ep::CUDA::NAME)?;
         Ok(session)
+    }
+
+    /// Gives back the memory that was kept for batches and models that are no more.
+    pub(crate) fn trim(&self) {
+        let Some(trimmer) = &self.trimmer else { return };
+        if self.health.check().is_err() {
+            return;
+        }
+        // Whatever is wrong, the next run of a model meets it as well, and somebody waits for that.
+        let _ = trimmer.trim();
     }
 
     /// Memory of the host that the device copies from without a detour; `None` where there is none.
@@ -235,7 +252,7 @@ impl Gpu {
     }
 
     /// What ONNX Runtime calls the arena of this device.
-    pub(crate) fn arena(&self) -> String {
+    fn arena(&self) -> String {
         format!("gpu:{}", self.options.ordinal)
     }
 }

@@ -46,13 +46,7 @@ impl Health {
             other => return other,
         };
         match CudaError::classify(&message) {
-            Some(Fault::OutOfMemory) => Error::Device {
-                message: format!(
-                    "the GPU has not memory enough for the model: {message}; unload others, raise \
-                     the limit, or set the device of this model to `cpu`"
-                ),
-                poisoned: false,
-            },
+            Some(Fault::OutOfMemory) => Error::NoRoom(message),
             Some(Fault::Sticky) => self.ended(message),
             None => Error::Runtime(message),
         }
@@ -91,10 +85,9 @@ mod tests {
         let health = Health::default();
         let full = "BFCArena::Extend Available memory of 7 is smaller than requested bytes of 8";
         let error = health.diagnosed_load(Error::Runtime(full.to_owned()));
-        let Error::Device { message, poisoned } = error else {
-            panic!("{error:?}")
-        };
-        assert!(!poisoned && message.contains(full) && message.contains("`cpu`"));
+        assert!(matches!(error, Error::NoRoom(_)), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains(full) && message.contains("`cpu`"));
         assert!(health.check().is_ok());
 
         let other = health.diagnosed_load(Error::Runtime("Invalid model".to_owned()));

@@ -1,5 +1,7 @@
 //! Faults of a device, by an encoder that has them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::batch::Encoding;
 
@@ -12,8 +14,7 @@ const LOST: &str = "CUDA failure 700: an illegal memory access was encountered ;
 /// A device that holds so many tokens, until a token with the number 13 breaks it.
 struct Fake {
     tokens_max: usize,
-    // Taken by what ran before, until it is reclaimed.
-    hoarded: usize,
+    device: Arc<FakeDevice>,
     log: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -26,7 +27,8 @@ impl Encode for Fake {
         if batch.input_ids.contains(&14) {
             return Err(Error::Runtime("Invalid rank for input".to_owned()));
         }
-        if batch.tokens() + self.hoarded > self.tokens_max {
+        let hoarded = self.device.hoarded.load(Ordering::Relaxed);
+        if batch.tokens() + hoarded > self.tokens_max {
             return Err(Error::Runtime(TOO_LARGE.to_owned()));
         }
         let first = batch.ranges().map(|range| batch.input_ids[range.start]);
@@ -35,20 +37,25 @@ impl Encode for Fake {
     }
 }
 
-impl Reclaim for Fake {
-    fn reclaim(&mut self, _: &Batch) {
-        self.hoarded = 0;
-    }
+#[derive(Default)]
+struct FakeDevice {
+    health: Health,
+    // Taken by what ran before, until it is given back.
+    hoarded: AtomicUsize,
 }
 
-impl HasHealth for Health {
+impl CommonDevice for FakeDevice {
     fn health(&self) -> &Health {
-        self
+        &self.health
+    }
+
+    fn trim(&self) {
+        self.hoarded.store(0, Ordering::Relaxed);
     }
 }
 
 struct Bench {
-    device: Arc<Health>,
+    device: Arc<FakeDevice>,
     log: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -61,12 +68,13 @@ impl Bench {
     }
 
     fn encoder(&self, tokens_max: usize, hoarded: usize) -> SharedEncoder<Fake> {
+        self.device.hoarded.store(hoarded, Ordering::Relaxed);
         let fake = Fake {
             tokens_max,
-            hoarded,
+            device: Arc::clone(&self.device),
             log: Arc::clone(&self.log),
         };
-        let device: Arc<dyn HasHealth> = Arc::clone(&self.device) as _;
+        let device: Arc<dyn CommonDevice> = Arc::clone(&self.device) as _;
         SharedEncoder::new(OnDevice::new(fake, device))
     }
 
