@@ -16,6 +16,7 @@ mod registrations;
 mod resolve;
 mod spec;
 mod store;
+mod warm;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -267,10 +268,8 @@ impl Fleet {
             match member.stage() {
                 Stage::Ready | Stage::Asleep => return Ok(()),
                 Stage::Failed => {
-                    let reason = member
-                        .error()
-                        .map(|error| error.message)
-                        .unwrap_or_default();
+                    let error = member.error();
+                    let reason = error.map(StartError::with_hint).unwrap_or_default();
                     let message = format!("model `{}` did not load: {reason}", member.uid());
                     return Err(if member.is_short_of_memory() {
                         Error::InsufficientMemory(message)

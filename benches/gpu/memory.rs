@@ -1,5 +1,5 @@
 //! Whether memory grows: vectors and rerankings in turn, of random lengths, while the memory of the
-//! device is looked at every second.
+//! device is looked at every second; and whether models give it back when they go.
 
 use std::{
     process::Command,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{options::Options, row, traffic};
 use crate::{
-    client::Connection,
+    client::{self, Connection},
     measure::{Outcome, processor},
 };
 
@@ -62,20 +62,32 @@ pub fn run(options: &Options) -> Outcome<Vec<Value>> {
     let (Some(first), Some(last)) = (settled.first(), settled.last()) else {
         return Err("the memory of the device could not be read".into());
     };
-    Ok(vec![
+    let mut rows = vec![
         row("requests", f64::from(sent), "requests"),
         row("memory after a quarter of the time", first.mib, "MiB"),
         row("memory at the end", last.mib, "MiB"),
         row("slope of the memory", slope(settled) * 60.0, "MiB/min"),
-    ])
+    ];
+    let mut connection = Connection::open(options.address()?)?;
+    for model in models(options)? {
+        connection.expect(&client::delete(&format!("/v1/models/{model}")))?;
+        let left = used(options).ok_or("the memory of the device could not be read")?;
+        rows.push(row(format!("memory without `{model}`"), left, "MiB"));
+    }
+    Ok(rows)
+}
+
+/// What is asked for vectors, and what for rankings.
+fn models(options: &Options) -> Outcome<[String; 2]> {
+    let embedder = options.or("model", "m3".to_owned())?;
+    Ok([embedder, options.or("reranker", "rr".to_owned())?])
 }
 
 /// Vectors and rerankings in turn, until it is over; how many.
 fn call(options: &Options, caller: u64, over: &AtomicBool) -> Outcome<u32> {
     let mut connection = Connection::open(options.address()?)?;
     let longest: u64 = options.or("longest", 8192)?;
-    let embedder = options.or("model", "m3".to_owned())?;
-    let reranker = options.or("reranker", "rr".to_owned())?;
+    let [embedder, reranker] = models(options)?;
     let mut state = 0x9E37_79B9_7F4A_7C15 ^ (caller + 1);
     let mut sent = 0;
     while !over.load(Ordering::Relaxed) {

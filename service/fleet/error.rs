@@ -15,6 +15,16 @@ pub struct StartError {
     pub hint: Option<String>,
 }
 
+impl StartError {
+    /// Both in one sentence, for those who get one.
+    pub fn with_hint(self) -> String {
+        match self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message,
+        }
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -7,17 +7,20 @@ use std::{
 
 use super::{
     Eviction, FoundFiles, Inner, Stage, StartError, keeper,
-    load::Loaded,
+    load::{Loaded, Unopened},
     member::Member,
     memory::{Fit, Shortage},
 };
 use crate::{
     config::{Setting, setting},
+    devices,
     engine::{encode::Parts, generate},
     memory::mib,
     provision::Watch,
     telemetry::LoadOutcome,
 };
+
+const ROOM_IS_NEEDED: &str = "room is needed for another model";
 
 /// Why a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,11 +150,49 @@ fn bring_up(inner: &Inner, member: &Arc<Member>) -> Result<(), StartError> {
         .found(member.uid(), found.origin.clone(), found.revision.clone());
     make_room(inner, member, &found)?;
     member.reach(Stage::Loading);
-    let loaded = inner.loader.open(member, &found)?;
+    let loaded = open(inner, member, &found)?;
     let measured = loaded.measured();
     serve(inner, member, loaded)?;
     member.keep(FoundFiles { measured, ..found });
     Ok(())
+}
+
+/// Opens a model, where a GPU is full after idle ones have left it, if that is allowed.
+fn open(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
+    // Each round unloads somebody, so there are no more rounds than models.
+    loop {
+        let (gpu, error) = match inner.loader.open(member, found) {
+            Ok(loaded) => return Ok(loaded),
+            Err(Unopened::Failed(error)) => return Err(error),
+            Err(Unopened::GpuFull { gpu, error }) => (gpu, error),
+        };
+        wanted(member)?;
+        if inner.settings.eviction == Eviction::Never {
+            member.no_room();
+            let way = "terminate a model on it, or allow idle ones to be unloaded for others with \
+                       `--allow-eviction`";
+            return Err(StartError {
+                hint: Some(way.into()),
+                ..error
+            });
+        }
+        let idle = keeper::idle_longest_first(inner, member);
+        let mut there = idle.iter().filter(|other| is_on(inner, other, gpu));
+        if !there.any(|victim| keeper::unload(inner, victim, ROOM_IS_NEEDED)) {
+            member.no_room();
+            return Err(StartError {
+                hint: Some("no other model on it is idle; terminate one".into()),
+                ..error
+            });
+        }
+    }
+}
+
+/// Whether a model that is loaded runs on a GPU.
+fn is_on(inner: &Inner, member: &Member, gpu: usize) -> bool {
+    let info = inner.engine.model(member.uid()).ok();
+    let encoder = info.and_then(|info| info.encoder);
+    encoder.is_some_and(|encoder| devices::numbers_of(&encoder.device).contains(&gpu))
 }
 
 fn wanted(member: &Member) -> Result<(), StartError> {
@@ -224,7 +265,7 @@ fn make_room(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<(), S
         };
         let mut unloaded = false;
         for victim in idle.iter().filter(|victim| gone.contains(&victim.id())) {
-            unloaded |= keeper::unload(inner, victim, "room is needed for another model");
+            unloaded |= keeper::unload(inner, victim, ROOM_IS_NEEDED);
         }
         if !unloaded {
             // They were idle a moment ago and are used now.

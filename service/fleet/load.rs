@@ -4,8 +4,8 @@
 use std::{path::Path, sync::Arc};
 
 use retort_models::{
-    Batch, CudaOptions, Encode, EncoderInfo, EncoderModel, Estimate, LateInteraction, LoadOptions,
-    Measured, Provider, Runtime, Tokenizer, Truncation, TruncationSide,
+    CudaOptions, Encode, EncoderInfo, EncoderModel, Error, Estimate, LateInteraction, LoadOptions,
+    Measured, Provider, Runtime, Tokenizer,
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     found::{FoundFiles, Stamps},
     generator::{self, LoadedGenerator},
     member::Member,
+    warm::Warming,
 };
 use crate::{
     config::{Config, ModelEntry, Verify},
@@ -43,6 +44,34 @@ pub struct LoadedEncoder {
     pub encoders: Vec<(WorkerKind, Box<dyn Encode>)>,
     /// What was measured while it was loaded.
     pub measured: Option<Measured>,
+}
+
+/// Why a model was not opened.
+#[derive(Debug)]
+pub enum Unopened {
+    /// A GPU has no room for it beside what is there.
+    GpuFull {
+        /// Its number.
+        gpu: usize,
+        /// What is said if nothing can be done about it.
+        error: StartError,
+    },
+    /// Something that is not changed by trying again.
+    Failed(StartError),
+}
+
+impl From<StartError> for Unopened {
+    fn from(error: StartError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Unopened> for StartError {
+    fn from(error: Unopened) -> Self {
+        match error {
+            Unopened::GpuFull { error, .. } | Unopened::Failed(error) => error,
+        }
+    }
 }
 
 impl Loaded {
@@ -109,7 +138,7 @@ impl CheckpointLoader {
             Placement::Cpu => None,
             Placement::Gpus(gpus) => gpus.first().copied(),
         };
-        self.read_on(dir, entry, gpu, measured)
+        Ok(self.read_on(dir, entry, gpu, measured)?)
     }
 
     /// The same for one GPU, or for the processor.
@@ -119,7 +148,7 @@ impl CheckpointLoader {
         entry: &ModelEntry,
         gpu: Option<usize>,
         measured: Option<Measured>,
-    ) -> Result<EncoderModel, StartError> {
+    ) -> Result<EncoderModel, Unopened> {
         let provider = gpu.map_or(Provider::Cpu, |ordinal| {
             Provider::Cuda(CudaOptions {
                 ordinal,
@@ -137,17 +166,27 @@ impl CheckpointLoader {
         };
         let model = options
             .and_then(|options| EncoderModel::load(dir, &options))
-            .map_err(|error| {
-                if let retort_models::Error::Device { poisoned: true, .. } = error {
-                    self.faults.report(&error.to_string());
-                }
-                StartError {
-                    message: format!("model `{}` cannot be loaded: {error}", entry.name),
-                    hint: None,
-                }
-            })?;
+            .map_err(|error| self.unopened(&entry.name, gpu, &error))?;
         tell_dtype(&entry.name, model.info());
         Ok(model)
+    }
+
+    /// What an error means for a model that was to be opened.
+    fn unopened(&self, model: &str, gpu: Option<usize>, error: &Error) -> Unopened {
+        if let Error::Device { poisoned: true, .. } = error {
+            self.faults.report(&error.to_string());
+        }
+        let refused = StartError {
+            message: format!("model `{model}` cannot be loaded: {error}"),
+            hint: None,
+        };
+        match (gpu, error) {
+            (Some(gpu), Error::NoRoom(_) | Error::OutOfMemory { .. }) => Unopened::GpuFull {
+                gpu,
+                error: refused,
+            },
+            _ => Unopened::Failed(refused),
+        }
     }
 }
 
@@ -180,8 +219,9 @@ pub trait Load: Send + Sync {
     /// Makes the sessions of a model whose files were found and for which there is room.
     ///
     /// # Errors
-    /// When the files are no model that this program runs, or ONNX Runtime refuses it.
-    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError>;
+    /// When the files are no model that this program runs, ONNX Runtime refuses it, or a GPU is
+    /// full.
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, Unopened>;
 }
 
 impl Load for CheckpointLoader {
@@ -214,7 +254,7 @@ impl Load for CheckpointLoader {
         })
     }
 
-    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, Unopened> {
         let entry = member.entry();
         if generator::is_wanted(member, &found.dir) {
             refuse_gpu(entry)?;
@@ -249,14 +289,23 @@ impl Load for CheckpointLoader {
             }
             (
                 on_all(info, &gpus, &self.devices),
-                Engine::gpu_encoders(&copies)?,
+                Engine::gpu_encoders(&copies).map_err(StartError::from)?,
             )
         } else {
             let replicas = member.spec().replicas;
-            (info, Engine::encoders(&self.limits, &model, replicas)?)
+            let encoders = Engine::encoders(&self.limits, &model, replicas);
+            (info, encoders.map_err(StartError::from)?)
         };
         member.reach(Stage::Warming);
-        warm(&info, &tokenizer, &mut encoders)?;
+        let warming = Warming {
+            name: &entry.name,
+            info: &info,
+            tokenizer: &tokenizer,
+            max_gpu_batch_tokens: self.limits.max_gpu_batch_tokens,
+        };
+        warming
+            .run(&mut encoders)
+            .map_err(|error| self.unopened(&entry.name, gpus.first().copied(), &error))?;
         Ok(Loaded::Encoder(Box::new(LoadedEncoder {
             info,
             tokenizer,
@@ -292,24 +341,4 @@ fn on_all(info: EncoderInfo, gpus: &[usize], devices: &Devices) -> EncoderInfo {
         device_name: Some(names.join(", ")),
         ..info
     }
-}
-
-/// Runs every session once, so that the first request finds its memory there and a session that
-/// cannot run is told now.
-fn warm(
-    info: &EncoderInfo,
-    tokenizer: &Tokenizer,
-    encoders: &mut [(WorkerKind, Box<dyn Encode>)],
-) -> Result<(), StartError> {
-    let truncation = Truncation {
-        max_tokens: info.max_tokens,
-        side: TruncationSide::End,
-    };
-    let encoding = tokenizer.encode("ready", truncation)?;
-    let mut batch = Batch::wanting(info.heads);
-    batch.push(&encoding);
-    for (_, encoder) in encoders {
-        encoder.encode(&batch)?;
-    }
-    Ok(())
 }

@@ -23,7 +23,7 @@ use retort_models::{
 use super::{
     Eviction, Fleet, FleetParts, FleetSettings, LaunchSpec, Stage, StartError,
     found::{FoundFiles, Need, Stamps},
-    load::{Load, Loaded, LoadedEncoder},
+    load::{Load, Loaded, LoadedEncoder, Unopened},
     member::Member,
 };
 use crate::{
@@ -77,6 +77,8 @@ pub struct FakeLoader {
     served: Mutex<Vec<bool>>,
     loads: AtomicUsize,
     alive: Arc<AtomicUsize>,
+    /// How many sessions fit on the GPU that models with this in their name run on.
+    gpu: Mutex<Option<(&'static str, usize)>>,
 }
 
 /// Doors by model; a load waits before one that is shut.
@@ -127,7 +129,7 @@ impl Load for FakeLoader {
         })
     }
 
-    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, StartError> {
+    fn open(&self, member: &Member, found: &FoundFiles) -> Result<Loaded, Unopened> {
         self.inner_gates.pass(member.uid());
         self.served.lock().unwrap().push(found.served);
         assert_eq!(found.measured.is_some(), found.served);
@@ -138,10 +140,19 @@ impl Load for FakeLoader {
             .iter()
             .any(|b| b == member.uid())
         {
-            return Err(StartError {
+            return Err(Unopened::Failed(StartError {
                 message: "no such file".into(),
                 hint: None,
-            });
+            }));
+        }
+        let gpu = self.gpu.lock().unwrap();
+        let gpu = gpu.filter(|(name, _)| member.uid().contains(name));
+        if gpu.is_some_and(|(_, room)| self.alive.load(Ordering::SeqCst) >= room) {
+            let error = StartError {
+                message: "not a byte left".into(),
+                hint: None,
+            };
+            return Err(Unopened::GpuFull { gpu: 0, error });
         }
         self.loads.fetch_add(1, Ordering::SeqCst);
         let golden = concat!(
@@ -155,7 +166,10 @@ impl Load for FakeLoader {
             (WorkerKind::Share, fake)
         };
         Ok(Loaded::Encoder(Box::new(LoadedEncoder {
-            info: info(),
+            info: EncoderInfo {
+                device: if gpu.is_some() { "cuda:0" } else { "cpu" }.into(),
+                ..info()
+            },
             tokenizer: Arc::new(Tokenizer::load(golden.as_ref()).unwrap()),
             late_interaction: None,
             encoders: (0..sessions).map(|_| encoder()).collect(),

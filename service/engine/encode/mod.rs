@@ -26,7 +26,7 @@ mod tokenize;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::{
     sync::Arc,

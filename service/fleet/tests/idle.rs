@@ -170,3 +170,56 @@ async fn room_is_made_by_those_who_are_idle_longest_if_that_is_allowed() {
     assert!(yard.fleet.wait_ready("d").await.is_err());
     assert_eq!((stage("b"), stage("c")), (Stage::Ready, Stage::Ready));
 }
+
+/// Two models fit on the GPU, and one runs on the processor.
+async fn full_gpu(eviction: Eviction) -> Yard {
+    let yard = Yard::with(|settings| settings.eviction = eviction);
+    // The one on the processor counts among the sessions that are alive.
+    *yard.loader.gpu.lock().unwrap() = Some(("gpu", 3));
+    for uid in ["on-cpu", "gpu-a", "gpu-b"] {
+        yard.ready(kept(uid, KeepAlive::Forever)).await;
+        yard.pass(MINUTE);
+    }
+    yard.embed("gpu-a").await.unwrap();
+    yard
+}
+
+#[tokio::test]
+async fn a_full_gpu_makes_room_for_another_model() {
+    let yard = full_gpu(Eviction::IdleModels).await;
+    yard.ready(kept("gpu-c", KeepAlive::Forever)).await;
+    let stage = |uid| yard.fleet.progress(uid).unwrap().stage;
+    // The one that was used least recently went, of those that are there.
+    assert_eq!(stage("gpu-b"), Stage::Asleep);
+    assert_eq!(
+        (stage("gpu-a"), stage("on-cpu")),
+        (Stage::Ready, Stage::Ready)
+    );
+    assert_eq!(yard.embed("gpu-b").await.unwrap(), 1, "it comes back");
+    assert_eq!(yard.alive(), 3);
+}
+
+#[tokio::test]
+async fn a_gpu_that_stays_full_is_told() {
+    let yard = full_gpu(Eviction::Never).await;
+    let refused = async |yard: &Yard| {
+        let spec = kept("gpu-c", KeepAlive::Forever);
+        let uid = yard.fleet.launch(spec).unwrap().uid;
+        yard.fleet.wait_ready(&uid).await.unwrap_err()
+    };
+    let error = refused(&yard).await;
+    assert_eq!(error.status(), 503);
+    let error = error.to_string();
+    assert!(
+        error.contains("not a byte left") && error.contains("--allow-eviction"),
+        "{error}"
+    );
+    assert_eq!(yard.alive(), 3);
+    // Nobody leaves whose leaving would not help.
+    let yard = Yard::with(|settings| settings.eviction = Eviction::IdleModels);
+    *yard.loader.gpu.lock().unwrap() = Some(("gpu", 0));
+    yard.ready(kept("on-cpu", KeepAlive::Forever)).await;
+    let error = refused(&yard).await.to_string();
+    assert!(error.contains("no other model on it is idle"), "{error}");
+    assert_eq!(yard.alive(), 1);
+}

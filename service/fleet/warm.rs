@@ -1,0 +1,154 @@
+//! The first forward passes of a model, before anybody waits for one.
+
+use std::time::Instant;
+
+use retort_models::{Batch, Encode, EncoderInfo, Encoding, Tokenizer, Truncation, TruncationSide};
+
+use crate::engine::encode::WorkerKind;
+
+/// Tokens of each text in the batch of as many texts as there can be.
+const SHORT: usize = 16;
+
+/// What is warmed up.
+pub struct Warming<'a> {
+    /// The name of the model.
+    pub name: &'a str,
+    /// What it is.
+    pub info: &'a EncoderInfo,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// The most tokens of a batch on a GPU.
+    pub max_gpu_batch_tokens: usize,
+}
+
+impl Warming<'_> {
+    /// Runs a word through every session, and through those of a GPU the largest batches that there
+    /// will be: their memory is had now, or it is known that it is not. What smaller ones need is
+    /// in it, so that nothing grows later.
+    ///
+    /// # Errors
+    /// When a session does not run a word.
+    pub fn run(&self, encoders: &mut [(WorkerKind, Box<dyn Encode>)]) -> retort_models::Result<()> {
+        let truncation = Truncation {
+            max_tokens: self.info.max_tokens,
+            side: TruncationSide::End,
+        };
+        let mut word = self.tokenizer.encode("ready", truncation)?;
+        // Any task is as good as another.
+        word.adapter = self.info.needs_task().then_some(0);
+        for (kind, encoder) in encoders {
+            encoder.encode(&self.batch(&word, 1))?;
+            if matches!(kind, WorkerKind::Gpu(_)) {
+                self.largest(&word, &mut **encoder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn largest(&self, word: &Encoding, encoder: &mut dyn Encode) -> retort_models::Result<()> {
+        let model = self.name;
+        for tokens in [self.info.max_tokens, SHORT.min(self.info.max_tokens)] {
+            let sequences = (self.max_gpu_batch_tokens / tokens).max(1);
+            let batch = self.batch(&repeated(word, tokens), sequences);
+            let started = Instant::now();
+            match encoder.encode(&batch) {
+                Ok(_) => {
+                    let took_ms = started.elapsed().as_millis();
+                    tracing::debug!(model, sequences, tokens, took_ms, "a batch of the largest");
+                }
+                Err(error @ retort_models::Error::OutOfMemory { .. }) => tracing::warn!(
+                    model,
+                    sequences,
+                    tokens,
+                    %error,
+                    "the GPU has no room for batches as large as are allowed: smaller ones run, \
+                     and inputs that do not fit by themselves will be refused; lower \
+                     `--max-batch-tokens` or the model's `max_tokens`"
+                ),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, encoding: &Encoding, sequences: usize) -> Batch {
+        let mut batch = Batch::wanting(self.info.heads);
+        (0..sequences).for_each(|_| batch.push(encoding));
+        batch
+    }
+}
+
+/// A text of so many tokens.
+fn repeated(word: &Encoding, tokens: usize) -> Encoding {
+    let ids = word.input_ids.iter().copied().cycle().take(tokens);
+    let types = word.token_type_ids.iter().copied().cycle().take(tokens);
+    Encoding {
+        input_ids: ids.collect(),
+        token_type_ids: types.collect(),
+        adapter: word.adapter,
+        ..Encoding::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use retort_models::{Error, Output};
+
+    use super::*;
+    use crate::engine::encode::tests::fake_info;
+
+    /// The sequences and tokens of each run, of which those beyond a limit fail.
+    struct Fake {
+        most: usize,
+        runs: Arc<Mutex<Vec<(usize, usize)>>>,
+    }
+
+    impl Encode for Fake {
+        fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
+            let (sequences, tokens) = (batch.sequences(), batch.tokens());
+            self.runs.lock().unwrap().push((sequences, tokens));
+            match tokens > self.most {
+                true => Err(Error::OutOfMemory {
+                    sequences,
+                    tokens,
+                    message: "no room".to_owned(),
+                }),
+                false => Ok(vec![Output::default(); sequences]),
+            }
+        }
+    }
+
+    fn runs(kind: WorkerKind, most: usize) -> Vec<(usize, usize)> {
+        let checkpoint = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/checkpoints/bert-tiny-mean"
+        );
+        let tokenizer = Tokenizer::load(checkpoint.as_ref()).unwrap();
+        let info = EncoderInfo {
+            max_tokens: 100,
+            ..fake_info(tokenizer.vocab_size())
+        };
+        let warming = Warming {
+            name: "fake",
+            info: &info,
+            tokenizer: &tokenizer,
+            max_gpu_batch_tokens: 320,
+        };
+        let runs: Arc<Mutex<Vec<_>>> = Arc::default();
+        let fake = Fake {
+            most,
+            runs: runs.clone(),
+        };
+        warming.run(&mut [(kind, Box::new(fake))]).unwrap();
+        runs.lock().unwrap().split_off(1)
+    }
+
+    #[test]
+    fn a_gpu_runs_the_largest_batches_at_once_whether_they_fit_or_not() {
+        assert_eq!(runs(WorkerKind::Gpu(0), 1_000), [(3, 300), (20, 320)]);
+        assert_eq!(runs(WorkerKind::Gpu(0), 310), [(3, 300), (20, 320)]);
+        assert!(runs(WorkerKind::Share, 1_000).is_empty());
+    }
+}
