@@ -94,21 +94,21 @@ fn repeated(word: &Encoding, tokens: usize) -> Encoding {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use retort_models::{Error, Output};
+    use retort_models::{Error, GraphSource, Output};
 
     use super::*;
     use crate::engine::encode::tests::fake_info;
 
-    /// The sequences and tokens of each run, of which those beyond a limit fail.
+    /// Remembers what it ran; what is beyond a limit fails.
     struct Fake {
         most: usize,
-        runs: Arc<Mutex<Vec<(usize, usize)>>>,
+        runs: Arc<Mutex<Vec<Batch>>>,
     }
 
     impl Encode for Fake {
         fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
             let (sequences, tokens) = (batch.sequences(), batch.tokens());
-            self.runs.lock().unwrap().push((sequences, tokens));
+            self.runs.lock().unwrap().push(batch.clone());
             match tokens > self.most {
                 true => Err(Error::OutOfMemory {
                     sequences,
@@ -120,16 +120,17 @@ mod tests {
         }
     }
 
-    fn runs(kind: WorkerKind, most: usize) -> Vec<(usize, usize)> {
+    fn runs(kind: WorkerKind, most: usize, change: fn(&mut EncoderInfo)) -> Vec<Batch> {
         let checkpoint = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/golden/checkpoints/bert-tiny-mean"
         );
         let tokenizer = Tokenizer::load(checkpoint.as_ref()).unwrap();
-        let info = EncoderInfo {
+        let mut info = EncoderInfo {
             max_tokens: 100,
             ..fake_info(tokenizer.vocab_size())
         };
+        change(&mut info);
         let warming = Warming {
             name: "fake",
             info: &info,
@@ -142,13 +143,33 @@ mod tests {
             runs: runs.clone(),
         };
         warming.run(&mut [(kind, Box::new(fake))]).unwrap();
-        runs.lock().unwrap().split_off(1)
+        runs.lock().unwrap().split_off(0)
     }
 
     #[test]
     fn a_gpu_runs_the_largest_batches_at_once_whether_they_fit_or_not() {
-        assert_eq!(runs(WorkerKind::Gpu(0), 1_000), [(3, 300), (20, 320)]);
-        assert_eq!(runs(WorkerKind::Gpu(0), 310), [(3, 300), (20, 320)]);
-        assert!(runs(WorkerKind::Share, 1_000).is_empty());
+        let sizes = |kind, most| {
+            let runs = runs(kind, most, |_| ()).into_iter().skip(1);
+            let sizes = runs.map(|batch| (batch.sequences(), batch.tokens()));
+            sizes.collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(WorkerKind::Gpu(0), 1_000), [(3, 300), (20, 320)]);
+        assert_eq!(sizes(WorkerKind::Gpu(0), 310), [(3, 300), (20, 320)]);
+        assert!(sizes(WorkerKind::Share, 1_000).is_empty());
+    }
+
+    #[test]
+    fn a_given_graph_with_tasks_is_run_with_one() {
+        let with_tasks = |info: &mut EncoderInfo| {
+            info.tasks = vec!["text-matching".to_owned()];
+            info.source = GraphSource::Given("model.onnx".into());
+        };
+        for batch in runs(WorkerKind::Gpu(0), 1_000, with_tasks) {
+            assert!(batch.adapters.iter().all(|adapter| *adapter == Some(0)));
+        }
+        let built = |info: &mut EncoderInfo| info.tasks = vec!["text-matching".to_owned()];
+        for batch in runs(WorkerKind::Share, 1_000, built) {
+            assert_eq!(batch.adapters, [None]);
+        }
     }
 }

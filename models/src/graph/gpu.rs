@@ -113,8 +113,8 @@ impl Graph<'_> {
         (unit, faults)
     }
 
-    /// Late interaction of pairs of sequences: `[vectors, width]`, `[sequences + 1]`, `[pairs, 2]` →
-    /// `[pairs]`
+    /// Late interaction of pairs of sequences: `[vectors, width]`, `[sequences + 1]`,
+    /// `[pairs, 2]` → `[pairs]`
     pub(super) fn max_sim(&mut self, vectors: &Value, [offsets, pairs]: [&Value; 2]) -> Value {
         let node = Node {
             operator: "MaxSim",

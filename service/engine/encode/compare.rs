@@ -1,6 +1,6 @@
-//! Queries and documents to scores by comparing what an embedding model makes of each. Token vectors
-//! are compared here on a processor, where they lie, and by the model on a GPU, where they would have
-//! to be fetched; then a document is run beside its query.
+//! Queries and documents to scores by comparing what an embedding model makes of each. Token
+//! vectors are compared here on a processor, where they lie, and by the model on a GPU, where they
+//! would have to be fetched; then a document is run beside its query.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,7 +1,7 @@
 //! One forward pass: the pipeline of one model, from inputs to vectors and scores.
 //!
-//! embed, score (compare), classify → tokenize → submit → device → schedule → batcher → worker → finish, in
-//! this order of reading.
+//! embed, score (compare), classify → tokenize → submit → device → schedule → batcher → worker →
+//! finish, in this order of reading.
 
 mod answers;
 pub mod batcher;
