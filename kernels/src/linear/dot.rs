@@ -30,6 +30,11 @@ pub(super) trait Dot {
     /// How it wants the activations.
     const LAYOUT: Layout;
 
+    /// Has weights fetched that will be read soon, where the arithmetic is so little for each that
+    /// it would wait for them.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u32) {}
+
     unsafe fn zero() -> Self::Sum;
     unsafe fn load(from: *const f32) -> Self::Sum;
     unsafe fn store(to: *mut f32, sum: Self::Sum);
@@ -57,6 +62,11 @@ pub(super) trait Lanes: Simd {
 
     /// Words of two bfloat16 as the values of their low and of their high halves.
     unsafe fn halves(from: *const u32) -> (Self::Vector, Self::Vector);
+
+    /// Has the cache line of an address fetched that will be read soon, or that is nobody's. Does
+    /// nothing where registers are so wide that the processor fetches early enough by itself.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u32) {}
 }
 
 /// Integer registers with as many lanes.
@@ -120,6 +130,12 @@ impl<S: Lanes> Dot for F32<S> {
     const LAYOUT: Layout = Layout::F32;
 
     sums_are_floats!(S);
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u32) {
+        // SAFETY: the caller's promise, as everywhere in this file.
+        unsafe { S::prefetch(from) }
+    }
 
     #[inline(always)]
     unsafe fn weights(from: *const u32) -> S::Vector {

@@ -33,6 +33,7 @@ impl Lanes for Avx2 {
             let below = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_setzero_ps());
             _mm256_blendv_ps(other, negative, below)
         } }
+        prefetch(from: *const u32) -> () { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         halves(from: *const u32) -> (__m256, __m256) { {
             let words = _mm256_loadu_si256(from.cast());
             let high = _mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000));
