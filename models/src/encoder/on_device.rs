@@ -17,6 +17,9 @@ pub(crate) trait CommonDevice: Send + Sync {
 
     /// Gives back the memory that it keeps and does not need.
     fn trim(&self);
+
+    /// How often that was done.
+    fn trims(&self) -> u64;
 }
 
 impl CommonDevice for Gpu {
@@ -27,17 +30,47 @@ impl CommonDevice for Gpu {
     fn trim(&self) {
         self.trim();
     }
+
+    fn trims(&self) -> u64 {
+        self.trims()
+    }
 }
 
 /// An encoder with the device that it runs on.
 pub(crate) struct OnDevice<E> {
     encoder: E,
     device: Arc<dyn CommonDevice>,
+    // The batch of the most tokens so far.
+    largest: Option<Batch>,
+    // How often memory had been given back when the last batch ran.
+    trims: u64,
 }
 
 impl<E: Encode> OnDevice<E> {
     pub(crate) fn new(encoder: E, device: Arc<dyn CommonDevice>) -> Self {
-        Self { encoder, device }
+        Self {
+            trims: device.trims(),
+            encoder,
+            device,
+            largest: None,
+        }
+    }
+
+    /// Has the memory of the largest batch again after it was given back, before smaller ones take
+    /// it in pieces that the next large one cannot use: so memory would grow.
+    fn refill(&mut self, batch: &Batch) {
+        let trims = self.device.trims();
+        if self.trims == trims {
+            return;
+        }
+        self.trims = trims;
+        let Some(largest) = self.largest.take() else {
+            return;
+        };
+        // What is wrong is wrong with the next batch as well, or there is less room than there was.
+        if batch.tokens() >= largest.tokens() || self.run(&largest).is_ok() {
+            self.largest = Some(largest);
+        }
     }
 
     fn run(&mut self, batch: &Batch) -> Result<Vec<Output>> {
@@ -54,17 +87,27 @@ impl<E: Encode> Encode for OnDevice<E> {
     /// failed.
     fn encode(&mut self, batch: &Batch) -> Result<Vec<Output>> {
         self.device.health().check()?;
+        self.refill(batch);
+        self.device.health().check()?;
         match self.run(batch) {
             Err(Error::OutOfMemory { .. }) => {
                 // The memory may be there, but in pieces of sizes that were wanted before.
                 self.device.trim();
+                self.trims = self.device.trims();
                 let mut outputs = Vec::with_capacity(batch.sequences());
                 for half in batch.halves() {
                     outputs.extend(self.run(&half)?);
                 }
                 Ok(outputs)
             }
-            done => done,
+            Ok(outputs) => {
+                let most = self.largest.as_ref().map_or(0, Batch::tokens);
+                if batch.tokens() > most {
+                    self.largest = Some(batch.clone());
+                }
+                Ok(outputs)
+            }
+            failed => failed,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort::AsPointer;
 use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
@@ -43,6 +44,7 @@ pub(crate) struct Gpu {
     pub(crate) health: Health,
     // Opened before the first model is.
     trimmer: Option<Trimmer>,
+    trims: AtomicU64,
 }
 
 impl Device {
@@ -106,6 +108,7 @@ impl Gpu {
             options: options.clone(),
             health: Health::default(),
             trimmer: None,
+            trims: AtomicU64::new(0),
         };
         // Loads the library of the provider, and says which of those that it needs is missing.
         gpu.with_provider(session::builder(runtime, 1)?)
@@ -238,6 +241,12 @@ impl Gpu {
         }
         // Whatever is wrong, the next run of a model meets it as well, and somebody waits for that.
         let _ = trimmer.trim();
+        self.trims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often memory was given back.
+    pub(crate) fn trims(&self) -> u64 {
+        self.trims.load(Ordering::Relaxed)
     }
 
     /// Memory of the host that the device copies from without a detour; `None` where there is none.

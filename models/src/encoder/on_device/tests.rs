@@ -1,6 +1,6 @@
 //! Faults of a device, by an encoder that has them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
 use crate::batch::Encoding;
@@ -42,6 +42,7 @@ struct FakeDevice {
     health: Health,
     // Taken by what ran before, until it is given back.
     hoarded: AtomicUsize,
+    trims: AtomicU64,
 }
 
 impl CommonDevice for FakeDevice {
@@ -51,6 +52,11 @@ impl CommonDevice for FakeDevice {
 
     fn trim(&self) {
         self.hoarded.store(0, Ordering::Relaxed);
+        self.trims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn trims(&self) -> u64 {
+        self.trims.load(Ordering::Relaxed)
     }
 }
 
@@ -149,6 +155,34 @@ fn one_sequence_is_tried_again_once_memory_was_given_back() {
         "{error:?}"
     );
     assert_eq!(bench.runs(), [11, 11]);
+}
+
+#[test]
+fn what_the_largest_batch_took_is_had_again_after_it_was_given_back() {
+    let bench = Bench::new();
+    let mut encoder = bench.encoder(10, 0).handle();
+    let mut run = |tokens| encoder.encode(&batch(&[(1, tokens)])).map(|_| bench.runs());
+    assert_eq!(run(3).unwrap(), [3]);
+    assert_eq!(run(9).unwrap(), [9]);
+    assert_eq!(run(2).unwrap(), [2]);
+    // Another model has come or gone.
+    bench.device.trim();
+    assert_eq!(run(2).unwrap(), [9, 2]);
+    assert_eq!(run(2).unwrap(), [2]);
+    // A batch that is as large needs no other before it.
+    bench.device.trim();
+    assert_eq!(run(9).unwrap(), [9]);
+    assert_eq!(run(2).unwrap(), [2]);
+    // What was too large does not come again, and is no reason to run what fitted.
+    assert!(run(11).is_err());
+    assert_eq!(bench.runs(), [11, 11]);
+    assert_eq!(run(2).unwrap(), [2]);
+    // Nor does what fitted once and fits no more.
+    bench.device.trim();
+    bench.device.hoarded.store(5, Ordering::Relaxed);
+    assert_eq!(run(2).unwrap(), [9, 2]);
+    bench.device.trim();
+    assert_eq!(run(2).unwrap(), [2]);
 }
 
 #[test]
