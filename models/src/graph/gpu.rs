@@ -85,14 +85,17 @@ impl Graph<'_> {
         self.arithmetic.gpu.is_some()
     }
 
-    /// Rows scaled to length 1, in 32 bits, and what is wrong with those that cannot be:
-    /// `[rows, width]` → the same, `[rows]`
+    /// Rows scaled to length 1, in as many bits as they have, and what is wrong with those that
+    /// cannot be: `[rows, width]` → the same, `[rows]`
     pub(super) fn unit_rows(&mut self, rows: &Value) -> (Value, Value) {
         self.settle(&[rows]);
+        let operator = match rows.element_type {
+            ElementType::F16 => "HalfUnitRows",
+            _ => "UnitRows",
+        };
         let unit = Value {
-            name: self.node_name("UnitRows"),
-            element_type: ElementType::F32,
-            shape: rows.shape.clone(),
+            name: self.node_name(operator),
+            ..rows.clone()
         };
         let faults = Value {
             name: format!("{}_faults", unit.name),
@@ -100,7 +103,7 @@ impl Graph<'_> {
             shape: rows.shape[..1].to_vec(),
         };
         let node = Node {
-            operator: "UnitRows",
+            operator,
             domain: RETORT,
             inputs: &[rows],
             attributes: &[],
@@ -122,7 +125,11 @@ impl Graph<'_> {
             inputs: &[vectors, offsets, pairs],
             attributes: &[],
         };
-        self.node(node, &[pairs.shape[0]])
+        let scores = self.node(node, &[pairs.shape[0]]);
+        Value {
+            element_type: ElementType::F32,
+            ..scores
+        }
     }
 
     /// A sum of two tensors of one shape that is computed when something needs it: by the norm that

@@ -18,7 +18,7 @@ pub(crate) mod output {
     pub(crate) const LEXICAL: &str = "token_weights";
     /// A weight per vocabulary entry. `[sequences, vocabulary]`
     pub(crate) const VOCABULARY: &str = "vocabulary_weights";
-    /// `[returned, width]`
+    /// In 16 bits where the layers are. `[returned, width]`
     pub(crate) const MULTI_VECTOR: &str = "token_embeddings";
     /// Beside token vectors that have length 1 already: why one has not (`RowFault::code`), else 0.
     /// `[vectors]`
@@ -217,7 +217,7 @@ impl Graph<'_> {
             if self.is_for_gpu() {
                 vectors = self.compared_vectors(&vectors)?;
             }
-            self.output(output::MULTI_VECTOR, &vectors);
+            self.output_as_it_is(output::MULTI_VECTOR, &vectors);
         }
         Ok(())
     }

@@ -238,7 +238,13 @@ impl<'w> Graph<'w> {
     /// bits.
     pub fn output(&mut self, name: &str, value: &Value) {
         self.settle(&[value]);
-        let value = &self.cast(value, value.element_type.widened());
+        let value = self.cast(value, value.element_type.widened());
+        self.output_as_it_is(name, &value);
+    }
+
+    /// The same in as many bits as it has, for what is much to send.
+    pub(super) fn output_as_it_is(&mut self, name: &str, value: &Value) {
+        self.settle(&[value]);
         self.proto.node.push(onnx::NodeProto {
             input: vec![value.name.clone()],
             output: vec![name.to_owned()],

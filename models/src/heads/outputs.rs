@@ -1,9 +1,11 @@
 //! What a graph of this crate returns becomes one `Output` per sequence.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ort::session::{SessionInputValue, SessionOutputs};
 use retort_kernels::RowFault;
 use retort_kernels::normalize::l2_normalize;
@@ -70,6 +72,57 @@ impl<'a> Table<'a> {
 
     fn rows(&self, rows: Range<usize>) -> &'a [f32] {
         &self.values[rows.start * self.width..rows.end * self.width]
+    }
+}
+
+/// A table whose numbers may be of 16 bits.
+enum Narrow<'a> {
+    F32(Table<'a>),
+    F16(&'a [f16]),
+}
+
+/// The same, and how wide it is.
+struct NarrowTable<'a> {
+    width: usize,
+    numbers: Narrow<'a>,
+}
+
+impl<'a> NarrowTable<'a> {
+    fn read(outputs: &'a SessionOutputs<'_>, name: &str, rows: usize) -> Result<Self> {
+        let halves = outputs
+            .get(name)
+            .and_then(|value| value.try_extract_tensor::<f16>().ok());
+        let Some((_, numbers)) = halves else {
+            let table = Table::read(outputs, name, rows)?;
+            return Ok(Self {
+                width: table.width,
+                numbers: Narrow::F32(table),
+            });
+        };
+        let width = numbers.len() / rows.max(1);
+        if width == 0 || width * rows != numbers.len() {
+            return Err(Error::Runtime(format!(
+                "the graph returned `{}` numbers as `{name}` for `{rows}` rows",
+                numbers.len()
+            )));
+        }
+        Ok(Self {
+            width,
+            numbers: Narrow::F16(numbers),
+        })
+    }
+
+    /// In 32 bits.
+    fn rows(&self, rows: Range<usize>) -> Vec<f32> {
+        match &self.numbers {
+            Narrow::F32(table) => table.rows(rows).to_vec(),
+            Narrow::F16(numbers) => {
+                let numbers = &numbers[rows.start * self.width..rows.end * self.width];
+                let mut wide = vec![0.0; numbers.len()];
+                numbers.convert_to_f32_slice(&mut wide);
+                wide
+            }
+        }
     }
 }
 
@@ -245,14 +298,14 @@ fn multi_vector(
         None => Ok(()),
     };
     let returned = vectors.returned.len().max(1);
-    let table = Table::read(results, output::MULTI_VECTOR, returned)?;
+    let table = NarrowTable::read(results, output::MULTI_VECTOR, returned)?;
     let mut first = 0;
     let wanted = outputs.iter_mut().zip(batch.vectors_wanted()).enumerate();
     for (sequence, (output, _)) in wanted.filter(|(_, (_, wanted))| *wanted) {
         check(sequence)?;
         let rows = first..first + vectors.of(sequence).len();
         first = rows.end;
-        let (width, values) = (table.width, table.rows(rows).to_vec());
+        let (width, values) = (table.width, table.rows(rows));
         output.multi_vector = Some(match faults {
             None => unit_vectors(values, width)?,
             Some(_) => MultiVector { width, values },
@@ -316,17 +369,19 @@ pub(crate) fn unit_vectors(mut values: Vec<f32>, width: usize) -> Result<MultiVe
 /// The largest weight of each token that occurs, as BGE-M3 has it (Chen et al. 2024, section 3.2).
 /// A weight that is not a number is kept, so that it cannot pass for none.
 pub(crate) fn lexical(ids: &[i64], weights: &[f32], left_out: &HashSet<u32>) -> SparseVector {
-    let mut largest: BTreeMap<u32, f32> = BTreeMap::new();
-    for (&id, &weight) in ids.iter().zip(weights) {
-        let id = id as u32;
-        if (weight > 0.0 || weight.is_nan()) && !left_out.contains(&id) {
-            let known = largest.entry(id).or_insert(weight);
-            if weight > *known || weight.is_nan() {
-                *known = weight;
-            }
+    let entries = ids.iter().map(|&id| id as u32).zip(weights.iter().copied());
+    let mut entries: Vec<(u32, f32)> = entries
+        .filter(|(id, weight)| (*weight > 0.0 || weight.is_nan()) && !left_out.contains(id))
+        .collect();
+    entries.sort_unstable_by_key(|(id, _)| *id);
+    entries.dedup_by(|(id, weight), (kept, largest)| {
+        let same = id == kept;
+        if same && (*weight > *largest || weight.is_nan()) {
+            *largest = *weight;
         }
-    }
-    let (ids, weights) = largest.into_iter().unzip();
+        same
+    });
+    let (ids, weights) = entries.into_iter().unzip();
     SparseVector { ids, weights }
 }
 

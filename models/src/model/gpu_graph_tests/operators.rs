@@ -6,10 +6,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
+use retort_kernels::max_sim::{PackedVectors, max_sim};
 use retort_kernels::normalize::unit_rows;
 use retort_kernels::operator::operator_domain;
 use retort_kernels::pooling::pool_plain;
@@ -41,7 +43,8 @@ impl Number for f16 {
 pub(super) fn poolings() -> ort::Result<OperatorDomain> {
     operator_domain(Arc::default())?
         .add(HalfPooling)?
-        .add(HalfUnitRows)
+        .add(HalfUnitRows)?
+        .add(HalfMaxSim)
 }
 
 /// All operators of a graph for a GPU that the processor lacks.
@@ -229,7 +232,7 @@ impl Operator for HalfUnitRows {
     type Kernel<'attr> = HalfUnitRowsKernel;
 
     fn name(&self) -> &str {
-        "UnitRows"
+        "HalfUnitRows"
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -237,7 +240,7 @@ impl Operator for HalfUnitRows {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [TensorElementType::Float32, TensorElementType::Int32].map(OperatorOutput::required)
+        [TensorElementType::Float16, TensorElementType::Int32].map(OperatorOutput::required)
     }
 
     fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<HalfUnitRowsKernel> {
@@ -253,9 +256,62 @@ impl Kernel for HalfUnitRowsKernel {
         };
         let mut out = context.output(0, [count as i64, width as i64])?.unwrap();
         let mut faults = context.output(1, [count as i64])?.unwrap();
-        let out = out.try_extract_tensor_mut::<f32>()?.1;
+        let mut unit = vec![0.0; rows.len()];
         let faults = faults.try_extract_tensor_mut::<i32>()?.1;
-        unit_rows(&rows, [width, width], out, faults).unwrap();
+        unit_rows(&rows, [width, width], &mut unit, faults).unwrap();
+        let out = out.try_extract_tensor_mut::<f16>()?.1;
+        out.convert_from_f32_slice(&unit);
+        Ok(())
+    }
+}
+
+struct HalfMaxSim;
+
+struct HalfMaxSimKernel;
+
+impl Operator for HalfMaxSim {
+    type Kernel<'attr> = HalfMaxSimKernel;
+
+    fn name(&self) -> &str {
+        "MaxSim"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let whole = || OperatorInput::required(TensorElementType::Int32);
+        [
+            OperatorInput::required(TensorElementType::Float16),
+            whole(),
+            whole(),
+            OperatorInput::optional(TensorElementType::Bool),
+        ]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<HalfMaxSimKernel> {
+        Ok(HalfMaxSimKernel)
+    }
+}
+
+impl Kernel for HalfMaxSimKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let (shape, vectors) = numbers::<f16>(&context.input(0)?.unwrap());
+        let (offsets, pairs) = (context.input(1)?.unwrap(), context.input(2)?.unwrap());
+        assert!(
+            context.input(3)?.is_none(),
+            "tokens without a vector are not there"
+        );
+        let packed = PackedVectors {
+            vectors: &vectors,
+            size: shape[1],
+            cu_seqlens: offsets.try_extract_tensor::<i32>()?.1,
+            kept: None,
+        };
+        let (pairs, _) = pairs.try_extract_tensor::<i32>()?.1.as_chunks::<2>();
+        let mut out = context.output(0, [pairs.len() as i64])?.unwrap();
+        max_sim(&packed, pairs, out.try_extract_tensor_mut::<f32>()?.1).unwrap();
         Ok(())
     }
 }
