@@ -44,7 +44,8 @@ pub(super) fn bytes(graph: &BuiltGraph, lengths: Lengths) -> u64 {
 fn length(dim: &Dim, lengths: Lengths) -> usize {
     match dim {
         Dim::Fixed(length) => *length,
-        Dim::Named("tokens") => lengths.tokens,
+        // Every token may get a vector, and be asked for it.
+        Dim::Named("tokens" | "vectors" | "returned") => lengths.tokens,
         Dim::Named(_) => lengths.sequences,
     }
 }
@@ -256,6 +257,22 @@ mod tests {
         });
         // Queries, keys, both normed; `y` takes the buffer of `q`.
         assert_eq!(sizes.collect::<Vec<_>>(), [3 * 16, 3 * 8, 3 * 16, 3 * 8]);
+    }
+
+    #[test]
+    fn vectors_are_as_many_as_tokens_at_most() {
+        let lengths = Lengths {
+            tokens: 7,
+            sequences: 2,
+        };
+        for (name, expected) in [
+            ("tokens", 7),
+            ("vectors", 7),
+            ("returned", 7),
+            ("pieces", 2),
+        ] {
+            assert_eq!(length(&Dim::Named(name), lengths), expected, "{name}");
+        }
     }
 
     #[test]
