@@ -30,6 +30,9 @@ pub(super) trait Dot {
     /// How it wants the activations.
     const LAYOUT: Layout;
 
+    /// Whether one instruction multiplies and adds.
+    const FUSED: bool = true;
+
     /// Has weights fetched that will be read soon, where the arithmetic is so little for each that
     /// it would wait for them.
     #[inline(always)]
@@ -198,6 +201,7 @@ impl<S: Pairs> Dot for WideInt8<S> {
     type Activations = (S::Integer, S::Integer);
     const KIND: LinearKind = LinearKind::Int8;
     const LAYOUT: Layout = Layout::Int16Pairs;
+    const FUSED: bool = false;
 
     #[inline(always)]
     unsafe fn zero() -> S::Integer {

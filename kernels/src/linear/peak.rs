@@ -40,9 +40,17 @@ pub(super) unsafe fn multiply_registers<D: Dot>(rounds: usize) -> usize {
                 $(let mut $sum = D::load(values_at.add($at * lanes));)*
                 for _ in 0..rounds {
                     // Read anew, or products of unchanging numbers would be taken out of the loop.
-                    let fresh = [word.as_ptr().read_volatile(); 2];
-                    let a = D::activations(fresh.as_ptr());
-                    $($sum = D::dot($sum, w, a);)*
+                    let a = D::activations([word.as_ptr().read_volatile(); 2].as_ptr());
+                    $(
+                        // Products that are not part of a sum would be computed once for all sums.
+                        let a = match D::FUSED {
+                            true => a,
+                            false => {
+                                D::activations([word.as_ptr().read_volatile(); 2].as_ptr())
+                            }
+                        };
+                        $sum = D::dot($sum, w, a);
+                    )*
                 }
                 $(D::store(values_at.add($at * lanes), $sum);)*
             };
