@@ -7,6 +7,7 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::{SessionInputValue, SessionOutputs};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use retort_kernels::RowFault;
 use retort_kernels::normalize::l2_normalize;
 
@@ -300,16 +301,26 @@ fn multi_vector(
     let returned = vectors.returned.len().max(1);
     let table = NarrowTable::read(results, output::MULTI_VECTOR, returned)?;
     let mut first = 0;
+    let mut given = Vec::new();
     let wanted = outputs.iter_mut().zip(batch.vectors_wanted()).enumerate();
     for (sequence, (output, _)) in wanted.filter(|(_, (_, wanted))| *wanted) {
         check(sequence)?;
         let rows = first..first + vectors.of(sequence).len();
         first = rows.end;
-        let (width, values) = (table.width, table.rows(rows));
-        output.multi_vector = Some(match faults {
-            None => unit_vectors(values, width)?,
-            Some(_) => MultiVector { width, values },
-        });
+        given.push((output, rows));
+    }
+    let width = table.width;
+    match faults {
+        None => {
+            for (output, rows) in given {
+                output.multi_vector = Some(unit_vectors(table.rows(rows), width)?);
+            }
+        }
+        // They may be tens of megabytes, and the GPU waits.
+        Some(_) => given.into_par_iter().for_each(|(output, rows)| {
+            let values = table.rows(rows);
+            output.multi_vector = Some(MultiVector { width, values });
+        }),
     }
     if vectors.pairs.is_empty() {
         return Ok(());

@@ -59,13 +59,13 @@ impl Pipeline {
             .sum();
         let mut scores = accounts(&query_texts, &document_texts, &pairs);
         let sides = self.sides(query_texts, document_texts, (&pairs, shares.heads()));
-        let queries_run: Vec<usize> = sides.queries.iter().map(Vec::len).collect();
+        let query_count = sides.queries.len();
         let inputs = sides.queries.into_iter().chain(sides.documents).collect();
         let mut replies = self
             .submit_chunks(inputs, caller, &mut timings)?
             .into_iter();
-        let mut queries = Vec::with_capacity(queries_run.len());
-        for (index, chunks) in replies.by_ref().take(queries_run.len()).enumerate() {
+        let mut queries = Vec::with_capacity(query_count);
+        for (index, chunks) in replies.by_ref().take(query_count).enumerate() {
             let mut values = Values::default();
             for reply in chunks {
                 let done = super::answer(Place::Query(index), reply).await?;
