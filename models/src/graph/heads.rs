@@ -38,7 +38,8 @@ pub(crate) const PIECES: &str = "pool_cu_seqlens";
 pub(crate) mod input {
     /// The tokens that get a vector. `[vectors]`
     pub(crate) const VECTOR_TOKENS: &str = "vector_tokens";
-    /// Where the vectors of each sequence begin; on a GPU. `[sequences + 1]`
+    /// Where the vectors of each sequence begin, of one or two more than there are; on a GPU.
+    /// `[sequences + 2]` or one more
     pub(crate) const VECTOR_CU_SEQLENS: &str = "vector_cu_seqlens";
     /// The sequences that are compared; on a GPU. `[pairs, 2]`
     pub(crate) const PAIRS: &str = "pairs";

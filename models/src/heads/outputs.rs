@@ -204,6 +204,7 @@ impl PackedOutputs {
         let mut found = VectorTokens {
             tokens: Vec::new(),
             cu_seqlens: vec![0],
+            compared: pairs.len(),
             pairs,
             returned: Vec::new(),
         };
@@ -217,9 +218,15 @@ impl PackedOutputs {
             found.cu_seqlens.push(vectors.end as i32);
             found.returned.extend(vectors.filter(|_| wanted));
         }
+        // Not all kernels of ONNX Runtime are made for tensors without numbers. So where nothing is
+        // compared, a sequence is that has no vectors, and where no token has a vector, the first
+        // has one, in another sequence that there is not.
+        if found.pairs.is_empty() {
+            let nobody = found.cu_seqlens.len() as i32 - 1;
+            found.pairs.push([nobody, nobody]);
+        }
+        found.cu_seqlens.push(found.tokens.len() as i32);
         if found.tokens.is_empty() {
-            // Not all kernels of ONNX Runtime are made for tensors without numbers, so that the
-            // first token gets a vector, of a sequence that there is not.
             found.tokens.push(0);
             found.cu_seqlens.push(1);
         }
@@ -244,10 +251,12 @@ impl PackedOutputs {
 pub(crate) struct VectorTokens {
     // Ascending. `[vectors]`
     tokens: Vec<i64>,
-    // Where the vectors of each sequence begin. `[sequences + 1]`
+    // Where the vectors of each sequence begin, and of one or two that there are not.
     cu_seqlens: Vec<i32>,
-    // Which sequences are compared. `[pairs, 2]`
+    // Which sequences are compared, as many as somebody asked for, or a pair for nobody.
+    // `[pairs, 2]`
     pairs: Vec<[i32; 2]>,
+    compared: usize,
     // Which vectors are given. `[returned]`
     returned: Vec<i64>,
 }
@@ -262,9 +271,12 @@ impl VectorTokens {
         let mut inputs = vec![(input::VECTOR_TOKENS.into(), tokens)];
         if session.takes(input::PAIRS) {
             let offsets = session.input(&[self.cu_seqlens.len()], &self.cu_seqlens)?;
-            let pairs = or_zeros(self.pairs.as_flattened(), &[0, 0]);
-            let pairs = session.input(&[pairs.len() / 2, 2], pairs)?;
-            let returned = or_zeros(&self.returned, &[0]);
+            let pairs = session.input(&[self.pairs.len(), 2], self.pairs.as_flattened())?;
+            // Whoever reads the results knows better than to take the first for wanted.
+            let returned = match &self.returned[..] {
+                [] => &[0],
+                returned => returned,
+            };
             let returned = session.input(&[returned.len()], returned)?;
             inputs.push((input::VECTOR_CU_SEQLENS.into(), offsets));
             inputs.push((input::PAIRS.into(), pairs));
@@ -277,11 +289,6 @@ impl VectorTokens {
     fn of(&self, sequence: usize) -> Range<usize> {
         self.cu_seqlens[sequence] as usize..self.cu_seqlens[sequence + 1] as usize
     }
-}
-
-/// A list that is not empty; whoever reads the results knows better.
-fn or_zeros<'v, T>(list: &'v [T], zeros: &'v [T]) -> &'v [T] {
-    if list.is_empty() { zeros } else { list }
 }
 
 /// Token vectors, and how well they match those of their queries.
@@ -322,7 +329,7 @@ fn multi_vector(
             output.multi_vector = Some(MultiVector { width, values });
         }),
     }
-    if vectors.pairs.is_empty() {
+    if vectors.compared == 0 {
         return Ok(());
     }
     let value = results.get(output::LATE_INTERACTION);
@@ -409,6 +416,53 @@ pub(crate) fn nonzero(row: &[f32]) -> SparseVector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Encoding;
+
+    #[test]
+    fn nothing_is_computed_for_nobody() {
+        let of = |wanted: &[Heads], pairs: &[[i32; 2]]| {
+            let outputs = PackedOutputs {
+                heads: Heads::DENSE | Head::MultiVector.into(),
+                sparse: None,
+                skipped: 1,
+                late_interaction: None,
+            };
+            let mut batch = Batch::wanting(Heads::NONE);
+            for &wanted in wanted {
+                let encoding = Encoding {
+                    input_ids: vec![7; 4],
+                    token_type_ids: vec![0; 4],
+                    ..Encoding::default()
+                };
+                batch.push_wanting(&encoding, wanted, None);
+            }
+            outputs.vector_tokens(&batch, pairs.to_vec()).unwrap()
+        };
+        let vectors = Heads::from(Head::MultiVector);
+        // Dense vectors alone: one token, of no sequence of the batch.
+        let found = of(&[Heads::DENSE, Heads::DENSE], &[]);
+        assert_eq!((&found.tokens[..], found.returned.len()), (&[0][..], 0));
+        assert_eq!(
+            (&found.cu_seqlens[..], &found.pairs[..]),
+            (&[0, 0, 0, 0, 1][..], &[[2, 2]][..])
+        );
+        // Vectors of one of two, compared with nothing: the pair that is sent has none.
+        let found = of(&[Heads::DENSE, vectors], &[]);
+        assert_eq!(found.tokens, [5, 6, 7]);
+        assert_eq!(found.returned, [0, 1, 2]);
+        assert_eq!(
+            (&found.cu_seqlens[..], &found.pairs[..]),
+            (&[0, 0, 3, 3][..], &[[2, 2]][..])
+        );
+        assert!(found.of(2).is_empty() && found.compared == 0);
+        // Compared and not wanted.
+        let found = of(&[Heads::DENSE, Heads::NONE], &[[1, 0]]);
+        assert_eq!(
+            (found.tokens.len(), found.returned.len(), found.compared),
+            (6, 0, 1)
+        );
+        assert_eq!(found.cu_seqlens, [0, 3, 6, 6]);
+    }
 
     #[test]
     fn a_token_that_occurs_twice_keeps_its_largest_weight() {
