@@ -227,6 +227,15 @@ impl Gpu {
         self.health.check()?;
         // Memory of batches must not become that of weights, which would keep the rest of it.
         self.trim();
+        let opened = self.opened(builder, model);
+        if opened.is_err() {
+            // It had taken some, and nobody else may ask for a while.
+            self.trim();
+        }
+        opened
+    }
+
+    fn opened(&self, builder: &mut SessionBuilder, model: &[u8]) -> Result<Session> {
         let session = builder.commit_from_memory(model);
         let session = session.map_err(|error| self.health.diagnosed_load(error.into()))?;
         placement::check(&placement::nodes(&session)?, ep::CUDA::NAME)?;

@@ -19,7 +19,8 @@ use crate::quantize::store::{Part, RoundedStore, Rounding};
 ///
 /// The values must not outlive `tensors`. Only the module above has them, for the
 /// sessions of `SharedGraph`, and `LoadedSession` keeps this struct alive until after its session
-/// is gone (fields drop in the order they are declared, here as there).
+/// is gone (fields drop in the order they are declared, here as there), but for a session that has
+/// copied the numbers when it was opened.
 pub(super) struct Initializers {
     pub(super) values: Vec<(String, Arc<DynValue>)>,
     tensors: Vec<F32Values>,
