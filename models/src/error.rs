@@ -56,10 +56,7 @@ pub enum Error {
         message: String,
     },
     /// The device has not memory enough for a model, beside those that are on it.
-    #[error(
-        "the device has not memory enough for the model: {0}; unload others, raise the limit, or \
-         set the device of this model to `cpu`"
-    )]
+    #[error("the device has not memory enough for the model: {0}")]
     NoRoom(String),
     /// A kernel refused its input.
     #[error(transparent)]

@@ -282,7 +282,6 @@ impl Server {
             let info = EncoderInfo {
                 heads,
                 labels,
-                compares: false,
                 label_names: names.map(ToString::to_string).collect(),
                 dimensions: if has(Head::Dense) { DIMENSIONS } else { 0 },
                 token_dimensions: if has(Head::MultiVector) { 2 } else { 0 },

@@ -167,24 +167,32 @@ fn open(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<Loaded, St
             Err(Unopened::GpuFull { gpu, error }) => (gpu, error),
         };
         wanted(member)?;
-        if inner.settings.eviction == Eviction::Never {
-            member.no_room();
-            let way = "terminate a model on it, or allow idle ones to be unloaded for others with \
-                       `--allow-eviction`";
-            return Err(StartError {
-                hint: Some(way.into()),
-                ..error
-            });
-        }
-        let idle = keeper::idle_longest_first(inner, member);
+        let idle = evictable(inner, member);
         let mut there = idle.iter().filter(|other| is_on(inner, other, gpu));
         if !there.any(|victim| keeper::unload(inner, victim, ROOM_IS_NEEDED)) {
             member.no_room();
+            let hint = error.hint.unwrap_or_default();
             return Err(StartError {
-                hint: Some("no other model on it is idle; terminate one".into()),
+                hint: Some(format!("terminate a model, {}{hint}", or_evict(inner))),
                 ..error
             });
         }
+    }
+}
+
+/// The models that may be unloaded for another, the least recently used first.
+fn evictable(inner: &Inner, wanting: &Member) -> Vec<Arc<Member>> {
+    match inner.settings.eviction {
+        Eviction::Never => Vec::new(),
+        Eviction::IdleModels => keeper::idle_longest_first(inner, wanting),
+    }
+}
+
+/// The way out that eviction would be where it is not allowed, for a list of ways.
+fn or_evict(inner: &Inner) -> &'static str {
+    match inner.settings.eviction {
+        Eviction::Never => "allow idle models to be unloaded for it with `--allow-eviction`, ",
+        Eviction::IdleModels => "",
     }
 }
 
@@ -249,10 +257,7 @@ fn make_room(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<(), S
     };
     // Each round unloads somebody, so there are no more rounds than models.
     loop {
-        let idle = match inner.settings.eviction {
-            Eviction::Never => Vec::new(),
-            Eviction::IdleModels => keeper::idle_longest_first(inner, member),
-        };
+        let idle = evictable(inner, member);
         let ids: Vec<u64> = idle.iter().map(|member| member.id()).collect();
         let fit = inner.ledger().fit(member.id(), need.bytes, &ids);
         let gone = match fit {
@@ -283,10 +288,7 @@ fn make_room(inner: &Inner, member: &Member, found: &FoundFiles) -> Result<(), S
 }
 
 fn refused(inner: &Inner, member: &Member, parts: &str, shortage: &Shortage) -> StartError {
-    let eviction = match inner.settings.eviction {
-        Eviction::Never => "allow idle models to be unloaded for it with `--allow-eviction`, ",
-        Eviction::IdleModels => "",
-    };
+    let eviction = or_evict(inner);
     StartError {
         message: format!(
             "model `{}` does not fit into memory: it takes about {} ({parts}), other models hold \

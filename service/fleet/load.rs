@@ -46,6 +46,10 @@ pub struct LoadedEncoder {
     pub measured: Option<Measured>,
 }
 
+/// What can be done about a GPU without room.
+const GPU_IS_FULL: &str =
+    "free memory of the GPU, raise `--gpu-memory-limit-mib`, or set the model's `device` to `cpu`";
+
 /// Why a model was not opened.
 #[derive(Debug)]
 pub enum Unopened {
@@ -176,16 +180,19 @@ impl CheckpointLoader {
         if let Error::Device { poisoned: true, .. } = error {
             self.faults.report(&error.to_string());
         }
-        let refused = StartError {
-            message: format!("model `{model}` cannot be loaded: {error}"),
-            hint: None,
-        };
+        let message = format!("model `{model}` cannot be loaded: {error}");
         match (gpu, error) {
             (Some(gpu), Error::NoRoom(_) | Error::OutOfMemory { .. }) => Unopened::GpuFull {
                 gpu,
-                error: refused,
+                error: StartError {
+                    message,
+                    hint: Some(GPU_IS_FULL.into()),
+                },
             },
-            _ => Unopened::Failed(refused),
+            _ => Unopened::Failed(StartError {
+                message,
+                hint: None,
+            }),
         }
     }
 }
@@ -303,9 +310,15 @@ impl Load for CheckpointLoader {
             tokenizer: &tokenizer,
             max_gpu_batch_tokens: self.limits.max_gpu_batch_tokens,
         };
-        warming
-            .run(&mut encoders)
-            .map_err(|error| self.unopened(&entry.name, gpus.first().copied(), &error))?;
+        for (kind, encoder) in &mut encoders {
+            let gpu = match *kind {
+                WorkerKind::Gpu(number) => Some(number),
+                WorkerKind::Share | WorkerKind::AllCores => None,
+            };
+            warming
+                .run(*kind, &mut **encoder)
+                .map_err(|error| self.unopened(&entry.name, gpu, &error))?;
+        }
         Ok(Loaded::Encoder(Box::new(LoadedEncoder {
             info,
             tokenizer,

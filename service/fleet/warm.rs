@@ -22,13 +22,13 @@ pub struct Warming<'a> {
 }
 
 impl Warming<'_> {
-    /// Runs a word through every session, and through those of a GPU the largest batches that there
-    /// will be: their memory is had now, or it is known that it is not. What smaller ones need is
-    /// in it, so that nothing grows later.
+    /// Runs a word through a session, and through one of a GPU the largest batches that there will
+    /// be: their memory is had now, or it is known that it is not. What smaller ones need is in it,
+    /// so that nothing grows later.
     ///
     /// # Errors
-    /// When a session does not run a word.
-    pub fn run(&self, encoders: &mut [(WorkerKind, Box<dyn Encode>)]) -> retort_models::Result<()> {
+    /// When it does not run a word.
+    pub fn run(&self, kind: WorkerKind, encoder: &mut dyn Encode) -> retort_models::Result<()> {
         let truncation = Truncation {
             max_tokens: self.info.max_tokens,
             side: TruncationSide::End,
@@ -36,13 +36,11 @@ impl Warming<'_> {
         let mut word = self.tokenizer.encode("ready", truncation)?;
         // Any task is as good as another.
         word.adapter = self.info.needs_task().then_some(0);
-        for (kind, encoder) in encoders {
-            encoder.encode(&self.batch(&word, 1))?;
-            if matches!(kind, WorkerKind::Gpu(_)) {
-                self.largest(&word, &mut **encoder)?;
-            }
+        encoder.encode(&self.batch(&word, 1))?;
+        match kind {
+            WorkerKind::Gpu(_) => self.largest(&word, encoder),
+            WorkerKind::Share | WorkerKind::AllCores => Ok(()),
         }
-        Ok(())
     }
 
     fn largest(&self, word: &Encoding, encoder: &mut dyn Encode) -> retort_models::Result<()> {
@@ -92,8 +90,6 @@ fn repeated(word: &Encoding, tokens: usize) -> Encoding {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use retort_models::{Error, GraphSource, Output};
 
     use super::*;
@@ -102,13 +98,13 @@ mod tests {
     /// Remembers what it ran; what is beyond a limit fails.
     struct Fake {
         most: usize,
-        runs: Arc<Mutex<Vec<Batch>>>,
+        runs: Vec<Batch>,
     }
 
     impl Encode for Fake {
         fn encode(&mut self, batch: &Batch) -> retort_models::Result<Vec<Output>> {
             let (sequences, tokens) = (batch.sequences(), batch.tokens());
-            self.runs.lock().unwrap().push(batch.clone());
+            self.runs.push(batch.clone());
             match tokens > self.most {
                 true => Err(Error::OutOfMemory {
                     sequences,
@@ -137,13 +133,12 @@ mod tests {
             tokenizer: &tokenizer,
             max_gpu_batch_tokens: 320,
         };
-        let runs: Arc<Mutex<Vec<_>>> = Arc::default();
-        let fake = Fake {
+        let mut fake = Fake {
             most,
-            runs: runs.clone(),
+            runs: Vec::new(),
         };
-        warming.run(&mut [(kind, Box::new(fake))]).unwrap();
-        runs.lock().unwrap().split_off(0)
+        warming.run(kind, &mut fake).unwrap();
+        fake.runs
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::{SessionInputValue, SessionOutputs};
+use ort::value::{PrimitiveTensorElementType, TensorElementType};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use retort_kernels::RowFault;
 use retort_kernels::normalize::l2_normalize;
@@ -48,18 +49,18 @@ pub(crate) enum SparseOutput {
     Vocabulary { entries: usize },
 }
 
-/// A tensor of floating-point numbers with two axes.
-struct Table<'a> {
+/// A tensor of numbers with two axes.
+struct Table<'a, T = f32> {
     width: usize,
-    values: &'a [f32],
+    values: &'a [T],
 }
 
-impl<'a> Table<'a> {
+impl<'a, T: PrimitiveTensorElementType> Table<'a, T> {
     fn read(outputs: &'a SessionOutputs<'_>, name: &str, rows: usize) -> Result<Self> {
         let value = outputs
             .get(name)
             .ok_or_else(|| Error::Runtime(format!("the graph returned no `{name}`")))?;
-        let (shape, values) = value.try_extract_tensor::<f32>()?;
+        let (shape, values) = value.try_extract_tensor::<T>()?;
         match shape[..] {
             [found, width] if found == rows as i64 && width > 0 => Ok(Self {
                 width: width as usize,
@@ -71,57 +72,40 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn rows(&self, rows: Range<usize>) -> &'a [f32] {
+    fn rows(&self, rows: Range<usize>) -> &'a [T] {
         &self.values[rows.start * self.width..rows.end * self.width]
     }
 }
 
-/// A table whose numbers may be of 16 bits.
-enum Narrow<'a> {
+/// Token vectors, which leave a GPU in as many bits as its layers have.
+enum VectorTable<'a> {
     F32(Table<'a>),
-    F16(&'a [f16]),
+    F16(Table<'a, f16>),
 }
 
-/// The same, and how wide it is.
-struct NarrowTable<'a> {
-    width: usize,
-    numbers: Narrow<'a>,
-}
-
-impl<'a> NarrowTable<'a> {
-    fn read(outputs: &'a SessionOutputs<'_>, name: &str, rows: usize) -> Result<Self> {
-        let halves = outputs
-            .get(name)
-            .and_then(|value| value.try_extract_tensor::<f16>().ok());
-        let Some((_, numbers)) = halves else {
-            let table = Table::read(outputs, name, rows)?;
-            return Ok(Self {
-                width: table.width,
-                numbers: Narrow::F32(table),
-            });
-        };
-        let width = numbers.len() / rows.max(1);
-        if width == 0 || width * rows != numbers.len() {
-            return Err(Error::Runtime(format!(
-                "the graph returned `{}` numbers as `{name}` for `{rows}` rows",
-                numbers.len()
-            )));
+impl<'a> VectorTable<'a> {
+    fn read(outputs: &'a SessionOutputs<'_>, rows: usize) -> Result<Self> {
+        let name = output::MULTI_VECTOR;
+        let element = outputs.get(name).map(|value| value.dtype().tensor_type());
+        match element.flatten() {
+            Some(TensorElementType::Float16) => Table::read(outputs, name, rows).map(Self::F16),
+            _ => Table::read(outputs, name, rows).map(Self::F32),
         }
-        Ok(Self {
-            width,
-            numbers: Narrow::F16(numbers),
-        })
     }
 
-    /// In 32 bits.
-    fn rows(&self, rows: Range<usize>) -> Vec<f32> {
-        match &self.numbers {
-            Narrow::F32(table) => table.rows(rows).to_vec(),
-            Narrow::F16(numbers) => {
-                let numbers = &numbers[rows.start * self.width..rows.end * self.width];
-                let mut wide = vec![0.0; numbers.len()];
-                numbers.convert_to_f32_slice(&mut wide);
-                wide
+    /// Some of them in 32 bits.
+    fn rows(&self, rows: Range<usize>) -> MultiVector {
+        match self {
+            Self::F32(table) => MultiVector {
+                width: table.width,
+                values: table.rows(rows).to_vec(),
+            },
+            Self::F16(table) => {
+                let numbers = table.rows(rows);
+                let mut values = vec![0.0; numbers.len()];
+                numbers.convert_to_f32_slice(&mut values);
+                let width = table.width;
+                MultiVector { width, values }
             }
         }
     }
@@ -306,7 +290,7 @@ fn multi_vector(
         None => Ok(()),
     };
     let returned = vectors.returned.len().max(1);
-    let table = NarrowTable::read(results, output::MULTI_VECTOR, returned)?;
+    let table = VectorTable::read(results, returned)?;
     let mut first = 0;
     let mut given = Vec::new();
     let wanted = outputs.iter_mut().zip(batch.vectors_wanted()).enumerate();
@@ -316,18 +300,17 @@ fn multi_vector(
         first = rows.end;
         given.push((output, rows));
     }
-    let width = table.width;
     match faults {
         None => {
             for (output, rows) in given {
-                output.multi_vector = Some(unit_vectors(table.rows(rows), width)?);
+                let MultiVector { width, values } = table.rows(rows);
+                output.multi_vector = Some(unit_vectors(values, width)?);
             }
         }
         // They may be tens of megabytes, and the GPU waits.
-        Some(_) => given.into_par_iter().for_each(|(output, rows)| {
-            let values = table.rows(rows);
-            output.multi_vector = Some(MultiVector { width, values });
-        }),
+        Some(_) => given
+            .into_par_iter()
+            .for_each(|(output, rows)| output.multi_vector = Some(table.rows(rows))),
     }
     if vectors.compared == 0 {
         return Ok(());

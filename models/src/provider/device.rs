@@ -114,7 +114,10 @@ impl Gpu {
         gpu.with_provider(session::builder(runtime, 1)?)
             .map_err(|error| unusable(&error, runtime.library()))?;
         gpu.share_arena(runtime)?;
-        gpu.trimmer = Some(Trimmer::open(gpu.builder(runtime)?, &gpu.arena())?);
+        let trimmer = Trimmer::open(gpu.builder(runtime)?, &gpu.arena())?;
+        // Where memory cannot be given back that is to be known now, and not when it is gone.
+        trimmer.trim()?;
+        gpu.trimmer = Some(trimmer);
         Ok(gpu)
     }
 
@@ -248,7 +251,8 @@ impl Gpu {
         if self.health.check().is_err() {
             return;
         }
-        // Whatever is wrong, the next run of a model meets it as well, and somebody waits for that.
+        // It worked when the device was opened, so what is wrong is the device. The next run of a
+        // model meets that as well, and somebody waits for it.
         let _ = trimmer.trim();
         self.trims.fetch_add(1, Ordering::Relaxed);
     }

@@ -80,8 +80,8 @@ impl Shares {
 }
 
 /// How alike a query and a document are, with `shares` of each kind of similarity; token vectors
-/// may have been compared by the model already. This is the
-/// score that FlagEmbedding computes for BGE-M3 (Chen et al. 2024, section 3.3).
+/// may have been compared by the model already. This is the score that FlagEmbedding computes for
+/// BGE-M3 (Chen et al. 2024, section 3.3).
 pub fn similarity(query: &Values, document: &Values, shares: Shares) -> f32 {
     let dense = match (&query.dense[..], &document.dense[..]) {
         // Unit vectors, so this is the cosine.

@@ -220,6 +220,9 @@ async fn a_gpu_that_stays_full_is_told() {
     *yard.loader.gpu.lock().unwrap() = Some(("gpu", 0));
     yard.ready(kept("on-cpu", KeepAlive::Forever)).await;
     let error = refused(&yard).await.to_string();
-    assert!(error.contains("no other model on it is idle"), "{error}");
+    assert!(
+        error.contains("terminate a model") && !error.contains("--allow-eviction"),
+        "{error}"
+    );
     assert_eq!(yard.alive(), 1);
 }
